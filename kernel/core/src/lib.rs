@@ -1,2 +1,30 @@
-//! Under construction.
+//! The parts of the driver domain's kernel that need no hardware.
+//!
+//! Bookkeeping and arithmetic: which frames are free ([`frames`]), which guest
+//! frames are mapped ([`foreign`]), what a pvclock reading means ([`clock`]), what
+//! the operator wrote on the command line ([`cmdline`]). The kernel adds the
+//! hypercalls and the unsafe code; the decisions are here, where they run
+//! under test on the host.
+
 #![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation
+    )
+)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod clock;
+pub mod cmdline;
+pub mod foreign;
+pub mod frames;
