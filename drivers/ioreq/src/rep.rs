@@ -52,7 +52,7 @@ pub trait RegisterBus {
     fn write(&mut self, space: Space, addr: u64, width: Width, value: u64);
 }
 
-/// The guest address is not memory that can be reached.
+/// The guest address is not memory that can be reached. The guest's doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RamFault;
 
@@ -69,7 +69,8 @@ pub trait GuestRam {
 pub struct RepResult {
     /// What to complete the request with.
     pub data: u64,
-    /// Accesses whose guest memory could not be reached: their write was dropped.
+    /// Accesses that were not (wholly) made, because their guest memory could not be reached or their address would
+    /// have wrapped.
     pub faults: u32,
 }
 
@@ -124,16 +125,12 @@ impl Rep {
             faults: 0,
         };
         for n in 0..self.accesses() {
-            let addr = match self.space {
-                Space::Port => self.addr,
-                Space::Memory => self.step(self.addr, n),
-            };
-            let done = match self.dir {
+            let done = self.register(n).and_then(|addr| match self.dir {
                 Direction::Read => self
                     .read_one(bus, ram, addr, n)
                     .map(|value| result.data = value),
                 Direction::Write => self.write_one(bus, ram, addr, n),
-            };
+            });
             if done.is_err() {
                 result.faults = result.faults.saturating_add(1);
             }
@@ -150,7 +147,7 @@ impl Rep {
         if let RepData::GuestMemory(gpa) = self.data {
             let bytes = value.to_le_bytes();
             ram.write(
-                self.step(gpa, n),
+                self.step(gpa, n)?,
                 bytes.get(..self.bytes()).ok_or(RamFault)?,
             )?;
         }
@@ -167,7 +164,7 @@ impl Rep {
             RepData::GuestMemory(gpa) => {
                 let mut bytes = [0; 8];
                 ram.read(
-                    self.step(gpa, n),
+                    self.step(gpa, n)?,
                     bytes.get_mut(..self.bytes()).ok_or(RamFault)?,
                 )?;
                 u64::from_le_bytes(bytes)
@@ -186,12 +183,22 @@ impl Rep {
         }
     }
 
-    fn step(&self, base: u64, n: u64) -> u64 {
-        let offset = n.wrapping_mul(self.width.bytes());
-        if self.backwards {
-            base.wrapping_sub(offset)
-        } else {
-            base.wrapping_add(offset)
+    /// The register of the n-th access.
+    fn register(&self, n: u64) -> Result<u64, RamFault> {
+        match self.space {
+            Space::Port => Ok(self.addr),
+            Space::Memory => self.step(self.addr, n),
         }
+    }
+
+    /// `base` moved by n accesses. Addresses do not wrap: there is nothing beyond either end.
+    fn step(&self, base: u64, n: u64) -> Result<u64, RamFault> {
+        let offset = n.wrapping_mul(self.width.bytes());
+        let moved = if self.backwards {
+            base.checked_sub(offset)
+        } else {
+            base.checked_add(offset)
+        };
+        moved.ok_or(RamFault)
     }
 }
