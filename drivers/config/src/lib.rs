@@ -1,2 +1,40 @@
-//! Under construction.
-#![no_std]
+//! What `vdom` (in dom0) and the driver domain agree on.
+//!
+//! `vdom` writes what this crate formats, the driver domain reads what this crate parses, so the two cannot disagree:
+//! where a device's registers and interrupt are ([`slot`]), what a device is ([`device`], [`devices`]), where it is
+//! written in xenstore ([`keys`]), for whom it is ([`target`]) and how the driver domain is doing ([`state`]).
+//!
+//! Invariant: every parser takes arbitrary bytes and gives a value or a [`ConfigError`] that names the culprit and the
+//! remedy; nothing panics or allocates, and no time or text grows beyond what the input's length explains.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation
+    )
+)]
+
+pub mod device;
+pub mod devices;
+pub mod error;
+pub mod keys;
+mod number;
+pub mod size;
+pub mod slot;
+pub mod state;
+pub mod target;
+
+pub use device::{Backend, BlockSize, DeviceDescription, DeviceType, Serial};
+pub use devices::Devices;
+pub use error::{ConfigError, Excerpt};
+pub use size::ByteSize;
+pub use slot::{SLOTS, SlotIndex};
+pub use state::State;
+pub use target::{Target, TargetType};

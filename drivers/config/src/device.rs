@@ -1,0 +1,288 @@
+//! One device: what it is and what is behind it, as text and as xenstore pairs.
+//!
+//! Invariant: a [`DeviceDescription`] that exists is usable (known type, serial that fits, size in whole blocks), and
+//! both forms give back the same description when parsed.
+
+use core::fmt;
+
+use crate::error::{ConfigError, Excerpt};
+use crate::keys::device as key;
+use crate::size::ByteSize;
+use crate::slot::SlotIndex;
+
+/// Kinds of devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceType {
+    /// Block device (virtio device ID 2).
+    #[default]
+    Blk,
+}
+
+impl DeviceType {
+    /// The text in configurations.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            DeviceType::Blk => "blk",
+        }
+    }
+
+    fn parse(text: &[u8]) -> Result<Self, ConfigError> {
+        match text {
+            b"blk" => Ok(DeviceType::Blk),
+            _ => Err(ConfigError::BadType(Excerpt::new(text))),
+        }
+    }
+}
+
+/// What holds the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The module that the driver domain was booted with (`ramdisk=` in its configuration).
+    Module,
+    /// Memory of the driver domain, all zeroes at the start.
+    Ram(ByteSize),
+}
+
+impl Backend {
+    fn parse(text: &[u8]) -> Result<Self, ConfigError> {
+        match text {
+            b"module" => Ok(Backend::Module),
+            [b'r', b'a', b'm', b':', size @ ..] => ByteSize::parse(size).map(Backend::Ram),
+            _ => Err(ConfigError::BadBackend(Excerpt::new(text))),
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Backend::Module => f.write_str("module"),
+            Backend::Ram(size) => write!(f, "ram:{size}"),
+        }
+    }
+}
+
+/// Logical block size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BlockSize {
+    /// 512 bytes.
+    #[default]
+    B512,
+    /// 4096 bytes.
+    B4096,
+}
+
+impl BlockSize {
+    /// The number of bytes.
+    pub const fn bytes(self) -> u32 {
+        match self {
+            BlockSize::B512 => 512,
+            BlockSize::B4096 => 4096,
+        }
+    }
+
+    fn parse(text: &[u8]) -> Result<Self, ConfigError> {
+        match text {
+            b"512" => Ok(BlockSize::B512),
+            b"4096" => Ok(BlockSize::B4096),
+            _ => Err(ConfigError::BadBlockSize(Excerpt::new(text))),
+        }
+    }
+}
+
+/// Serial number: 1 to 20 printable ASCII characters other than space, comma and quotes, so that it needs no quoting anywhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serial(heapless::String<{ Serial::MAX }>);
+
+impl Serial {
+    /// `VIRTIO_BLK_ID_BYTES`.
+    pub const MAX: usize = 20;
+
+    /// Checks and takes a serial number.
+    pub fn new(text: &[u8]) -> Result<Self, ConfigError> {
+        let refuse = || ConfigError::BadSerial(Excerpt::new(text));
+        let allowed = |byte: &u8| byte.is_ascii_graphic() && !b",'\"".contains(byte);
+        if text.is_empty() || !text.iter().all(allowed) {
+            return Err(refuse());
+        }
+        let text = core::str::from_utf8(text).map_err(|_| refuse())?;
+        heapless::String::try_from(text)
+            .map(Self)
+            .map_err(|_| refuse())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A device, apart from the slot it is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceDescription {
+    kind: DeviceType,
+    backend: Backend,
+    serial: Option<Serial>,
+    readonly: bool,
+    block_size: BlockSize,
+}
+
+impl DeviceDescription {
+    /// Parses a configuration string, such as `slot=0,type=blk,backend=ram:64M,serial=X`. Without `slot=` the slot is
+    /// left to the caller.
+    pub fn parse(text: &[u8]) -> Result<(Option<SlotIndex>, Self), ConfigError> {
+        let mut fields = Fields::default();
+        let mut slot = None;
+        for item in text.split(|byte| *byte == b',') {
+            let item = item.trim_ascii();
+            let (name, value) = split_pair(item)?;
+            if name == key::SLOT.as_bytes() {
+                set(&mut slot, key::SLOT, SlotIndex::parse(value)?)?;
+            } else {
+                fields.take(name, value)?;
+            }
+        }
+        Ok((slot, fields.finish()?))
+    }
+
+    /// Reads the pairs that a device's directory in xenstore has.
+    pub fn from_pairs<'a>(
+        pairs: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Result<Self, ConfigError> {
+        let mut fields = Fields::default();
+        for (name, value) in pairs {
+            fields.take(name, value)?;
+        }
+        fields.finish()
+    }
+
+    /// Gives `write` each pair for the device's directory in xenstore.
+    pub fn write_pairs<E>(
+        &self,
+        mut write: impl FnMut(&'static str, fmt::Arguments<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        write(key::TYPE, format_args!("{}", self.kind.as_str()))?;
+        write(key::BACKEND, format_args!("{}", self.backend))?;
+        if let Some(serial) = &self.serial {
+            write(key::SERIAL, format_args!("{}", serial.as_str()))?;
+        }
+        write(key::READONLY, format_args!("{}", u8::from(self.readonly)))?;
+        write(key::BLOCK_SIZE, format_args!("{}", self.block_size.bytes()))
+    }
+
+    /// The kind of device.
+    pub const fn kind(&self) -> DeviceType {
+        self.kind
+    }
+
+    /// What holds the data.
+    pub const fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// The serial number, if it has one.
+    pub fn serial(&self) -> Option<&str> {
+        self.serial.as_ref().map(Serial::as_str)
+    }
+
+    /// Whether writes are refused.
+    pub const fn readonly(&self) -> bool {
+        self.readonly
+    }
+
+    /// The logical block size.
+    pub const fn block_size(&self) -> BlockSize {
+        self.block_size
+    }
+
+    /// Checks that a disk of that many bytes (the module's, say) consists of whole blocks of this device.
+    pub fn check_capacity(&self, bytes: u64) -> Result<(), ConfigError> {
+        let block = self.block_size.bytes();
+        if bytes == 0 || bytes.checked_rem(u64::from(block)) != Some(0) {
+            return Err(ConfigError::NotWholeBlocks { bytes, block });
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for DeviceDescription {
+    /// Writes a configuration string without `slot=`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut comma = "";
+        self.write_pairs(|name, value| {
+            write!(f, "{comma}{name}={value}")?;
+            comma = ",";
+            Ok(())
+        })
+    }
+}
+
+/// What has been seen so far.
+#[derive(Default)]
+struct Fields {
+    kind: Option<DeviceType>,
+    backend: Option<Backend>,
+    serial: Option<Serial>,
+    readonly: Option<bool>,
+    block_size: Option<BlockSize>,
+}
+
+impl Fields {
+    fn take(&mut self, name: &[u8], value: &[u8]) -> Result<(), ConfigError> {
+        match name {
+            b"type" => set(&mut self.kind, key::TYPE, DeviceType::parse(value)?),
+            b"backend" => set(&mut self.backend, key::BACKEND, Backend::parse(value)?),
+            b"serial" => set(&mut self.serial, key::SERIAL, Serial::new(value)?),
+            b"readonly" => set(&mut self.readonly, key::READONLY, parse_flag(value)?),
+            b"block-size" => set(
+                &mut self.block_size,
+                key::BLOCK_SIZE,
+                BlockSize::parse(value)?,
+            ),
+            _ => Err(ConfigError::UnknownKey(Excerpt::new(name))),
+        }
+    }
+
+    fn finish(self) -> Result<DeviceDescription, ConfigError> {
+        let device = DeviceDescription {
+            kind: self.kind.ok_or(ConfigError::MissingKey(key::TYPE))?,
+            backend: self.backend.ok_or(ConfigError::MissingKey(key::BACKEND))?,
+            serial: self.serial,
+            readonly: self.readonly.unwrap_or_default(),
+            block_size: self.block_size.unwrap_or_default(),
+        };
+        if let Backend::Ram(size) = device.backend {
+            device.check_capacity(size.bytes())?;
+        }
+        Ok(device)
+    }
+}
+
+fn set<T>(field: &mut Option<T>, name: &'static str, value: T) -> Result<(), ConfigError> {
+    match field.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(ConfigError::DuplicateKey(name)),
+    }
+}
+
+fn split_pair(item: &[u8]) -> Result<(&[u8], &[u8]), ConfigError> {
+    let refuse = || ConfigError::NotKeyValue(Excerpt::new(item));
+    let at = item
+        .iter()
+        .position(|byte| *byte == b'=')
+        .ok_or_else(refuse)?;
+    let (name, rest) = item.split_at_checked(at).ok_or_else(refuse)?;
+    let value = rest.strip_prefix(b"=").ok_or_else(refuse)?;
+    Ok((name.trim_ascii(), value.trim_ascii()))
+}
+
+fn parse_flag(text: &[u8]) -> Result<bool, ConfigError> {
+    match text {
+        b"0" => Ok(false),
+        b"1" => Ok(true),
+        _ => Err(ConfigError::BadFlag(Excerpt::new(text))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

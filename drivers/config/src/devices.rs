@@ -1,0 +1,155 @@
+//! Which device is in which slot.
+//!
+//! Invariant: a slot has at most one device, and at most one device is backed by the module, of which there is one.
+
+use crate::device::{Backend, DeviceDescription};
+use crate::error::ConfigError;
+use crate::slot::{SLOTS, SlotIndex};
+
+/// The devices of one guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Devices {
+    slots: [Option<DeviceDescription>; SLOTS],
+}
+
+impl Devices {
+    /// No devices.
+    pub const fn new() -> Self {
+        Self {
+            slots: [const { None }; SLOTS],
+        }
+    }
+
+    /// Puts a device into a slot: that one, or the first that is free.
+    pub fn insert(
+        &mut self,
+        slot: Option<SlotIndex>,
+        device: DeviceDescription,
+    ) -> Result<SlotIndex, ConfigError> {
+        if device.backend() == Backend::Module
+            && let Some(holder) = self.module()
+        {
+            return Err(ConfigError::ModuleTaken(holder));
+        }
+        let slot = match slot {
+            Some(slot) if self.get(slot).is_some() => return Err(ConfigError::SlotTaken(slot)),
+            Some(slot) => slot,
+            None => SlotIndex::all()
+                .find(|slot| self.get(*slot).is_none())
+                .ok_or(ConfigError::NoFreeSlot)?,
+        };
+        if let Some(place) = self.slots.get_mut(slot.index()) {
+            *place = Some(device);
+        }
+        Ok(slot)
+    }
+
+    /// Parses configuration strings, one a device. Those that name a slot get it, the others the free ones in order.
+    /// The error comes with the index of the string.
+    pub fn parse<'a>(
+        texts: impl IntoIterator<Item = &'a [u8]> + Clone,
+    ) -> Result<Self, (usize, ConfigError)> {
+        let mut devices = Self::new();
+        for named in [true, false] {
+            for (index, text) in texts.clone().into_iter().enumerate() {
+                let blame = |error| (index, error);
+                let (slot, device) = DeviceDescription::parse(text).map_err(blame)?;
+                if slot.is_some() == named {
+                    devices.insert(slot, device).map_err(blame)?;
+                }
+            }
+        }
+        Ok(devices)
+    }
+
+    /// The device in that slot.
+    pub fn get(&self, slot: SlotIndex) -> Option<&DeviceDescription> {
+        self.slots.get(slot.index())?.as_ref()
+    }
+
+    /// All devices, by slot.
+    pub fn iter(&self) -> impl Iterator<Item = (SlotIndex, &DeviceDescription)> {
+        SlotIndex::all().filter_map(|slot| Some((slot, self.get(slot)?)))
+    }
+
+    /// How many devices there are.
+    pub fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The slot of the device that is backed by the module.
+    pub fn module(&self) -> Option<SlotIndex> {
+        self.iter()
+            .find(|(_, device)| device.backend() == Backend::Module)
+            .map(|(slot, _)| slot)
+    }
+
+    /// Bytes of memory that RAM disks need, or `None` when 64 bits do not hold the sum.
+    pub fn ram_bytes(&self) -> Option<u64> {
+        self.iter()
+            .try_fold(0_u64, |sum, (_, device)| match device.backend() {
+                Backend::Module => Some(sum),
+                Backend::Ram(size) => sum.checked_add(size.bytes()),
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(texts: &[&str]) -> Result<Devices, (usize, ConfigError)> {
+        Devices::parse(texts.iter().map(|text| text.as_bytes()))
+    }
+
+    #[test]
+    fn devices_without_a_slot_get_the_free_ones() {
+        let devices = parse(&[
+            "type=blk,backend=ram:1M",
+            "slot=0,type=blk,backend=module",
+            "type=blk,backend=ram:2M,slot=1",
+        ])
+        .unwrap();
+        let slots: Vec<u8> = devices.iter().map(|(slot, _)| slot.get()).collect();
+        assert_eq!(slots, [0, 1, 2]);
+        assert_eq!(devices.module(), SlotIndex::new(0));
+        assert_eq!(devices.ram_bytes(), Some(3 << 20));
+        assert_eq!((devices.len(), devices.is_empty()), (3, false));
+    }
+
+    #[test]
+    fn two_devices_in_one_slot_are_refused() {
+        let error = parse(&[
+            "slot=3,type=blk,backend=ram:1M",
+            "slot=3,type=blk,backend=ram:1M",
+        ])
+        .unwrap_err();
+        let slot = SlotIndex::new(3).unwrap();
+        assert_eq!(error, (1, ConfigError::SlotTaken(slot)));
+    }
+
+    #[test]
+    fn the_module_is_given_once() {
+        let error = parse(&["type=blk,backend=module", "type=blk,backend=module"]).unwrap_err();
+        let slot = SlotIndex::new(0).unwrap();
+        assert_eq!(error, (1, ConfigError::ModuleTaken(slot)));
+    }
+
+    #[test]
+    fn a_seventeenth_device_is_refused() {
+        assert_eq!(parse(&["type=blk,backend=ram:1M"; 16]).unwrap().len(), 16);
+        let error = parse(&["type=blk,backend=ram:1M"; 17]).unwrap_err();
+        assert_eq!(error, (16, ConfigError::NoFreeSlot));
+    }
+
+    #[test]
+    fn a_sum_beyond_64_bits_is_no_sum() {
+        let huge = "type=blk,backend=ram:17179869183G";
+        assert_eq!(parse(&[huge, huge]).unwrap().ram_bytes(), None);
+    }
+}

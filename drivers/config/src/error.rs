@@ -1,0 +1,185 @@
+//! What can be wrong with a configuration: what it is, and what to do about it.
+//!
+//! Invariant: the text of an error is bounded and printable, whatever bytes caused it.
+
+use core::fmt;
+
+use crate::slot::SlotIndex;
+
+/// The start of a text that was refused, made printable.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Excerpt {
+    text: heapless::String<{ Excerpt::MAX }>,
+    cut: bool,
+}
+
+impl Excerpt {
+    /// How much of the text is kept.
+    pub const MAX: usize = 32;
+
+    /// Takes what is worth showing of `bytes`.
+    pub fn new(bytes: &[u8]) -> Self {
+        let mut text = heapless::String::new();
+        for byte in bytes.iter().take(Self::MAX) {
+            let shown = if byte.is_ascii_graphic() || *byte == b' ' {
+                char::from(*byte)
+            } else {
+                '?'
+            };
+            // It is ASCII and at most MAX, so that it fits.
+            let _ = text.push(shown);
+        }
+        Self {
+            text,
+            cut: bytes.len() > Self::MAX,
+        }
+    }
+}
+
+impl fmt::Display for Excerpt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dots = if self.cut { "..." } else { "" };
+        write!(f, "\"{}{dots}\"", self.text)
+    }
+}
+
+impl fmt::Debug for Excerpt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What is wrong with a configuration. The text says what to do as well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    /// No slot has this number.
+    BadSlot(Excerpt),
+    /// The slot already has a device.
+    SlotTaken(SlotIndex),
+    /// All 16 slots have devices.
+    NoFreeSlot,
+    /// Two devices want the one module.
+    ModuleTaken(SlotIndex),
+    /// An item of a device description is no `key=value`.
+    NotKeyValue(Excerpt),
+    /// A key that device descriptions do not have.
+    UnknownKey(Excerpt),
+    /// A key that occurs twice.
+    DuplicateKey(&'static str),
+    /// A key that every device needs.
+    MissingKey(&'static str),
+    /// A device type that is not known.
+    BadType(Excerpt),
+    /// A back end that is not known.
+    BadBackend(Excerpt),
+    /// A size that is no size.
+    BadSize(Excerpt),
+    /// A size that 64 bits do not hold.
+    SizeTooLarge(Excerpt),
+    /// A disk of no bytes, or not of whole blocks.
+    NotWholeBlocks {
+        /// The disk's size.
+        bytes: u64,
+        /// The block size.
+        block: u32,
+    },
+    /// A serial number that is empty, too long or has other characters than allowed.
+    BadSerial(Excerpt),
+    /// A flag that is neither 0 nor 1.
+    BadFlag(Excerpt),
+    /// A block size that is not 512 or 4096.
+    BadBlockSize(Excerpt),
+    /// An agreement version that this program does not speak.
+    BadVersion(Excerpt),
+    /// A domain id that no guest can have.
+    BadTarget(Excerpt),
+    /// A kind of guest that cannot be served.
+    BadTargetType(Excerpt),
+    /// A driver domain's state that is not known.
+    BadState(Excerpt),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadSlot(text) => write!(f, "slot {text} does not exist: use 0 to 15"),
+            Self::SlotTaken(slot) => write!(
+                f,
+                "slot {slot} is given to two devices: give each its own, or leave out slot= to get the next free one"
+            ),
+            Self::NoFreeSlot => write!(f, "all 16 slots are taken: remove a device"),
+            Self::ModuleTaken(slot) => write!(
+                f,
+                "slot {slot} already has backend=module, and a driver domain has one module: use backend=ram:SIZE"
+            ),
+            Self::NotKeyValue(text) => write!(
+                f,
+                "{text} is no key=value: separate items with single commas, as in \"slot=0,type=blk,backend=module\""
+            ),
+            Self::UnknownKey(text) => write!(
+                f,
+                "unknown key {text}: devices have slot, type, backend, serial, readonly, block-size"
+            ),
+            Self::DuplicateKey(key) => write!(f, "{key}= is given twice: remove one"),
+            Self::MissingKey(key) => write!(f, "{key}= is missing: every device needs one"),
+            Self::BadType(text) => write!(f, "device type {text} is not known: use type=blk"),
+            Self::BadBackend(text) => write!(
+                f,
+                "back end {text} is not known: use backend=module or backend=ram:SIZE"
+            ),
+            Self::BadSize(text) => write!(
+                f,
+                "{text} is no size: use a decimal number of bytes, or one followed by K, M or G"
+            ),
+            Self::SizeTooLarge(text) => {
+                write!(
+                    f,
+                    "size {text} is more than 64 bits hold: use a smaller one"
+                )
+            }
+            Self::NotWholeBlocks { bytes, block } => write!(
+                f,
+                "a disk of {bytes} bytes does not consist of one or more whole blocks of {block} bytes: change its size"
+            ),
+            Self::BadSerial(text) => write!(
+                f,
+                "serial {text} does not fit: use 1 to 20 printable ASCII characters without spaces, commas and quotes"
+            ),
+            Self::BadFlag(text) => write!(f, "readonly={text} is no flag: use 0 or 1"),
+            Self::BadBlockSize(text) => {
+                write!(f, "block size {text} is not supported: use 512 or 4096")
+            }
+            Self::BadVersion(text) => write!(
+                f,
+                "version {text} of the device description is not known: use vdom and driver domain image of one release"
+            ),
+            Self::BadTarget(text) => {
+                write!(f, "{text} is no guest's domain id: it must be 1 to 32751")
+            }
+            Self::BadTargetType(text) => write!(
+                f,
+                "a guest of type {text} cannot be served: only hvm guests find virtio-mmio devices"
+            ),
+            Self::BadState(text) => write!(
+                f,
+                "the driver domain's state {text} is not known: use vdom and driver domain image of one release"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn excerpts_are_short_and_printable() {
+        let shown = Excerpt::new(&[b'a'; 5000]).to_string();
+        assert_eq!(shown.len(), Excerpt::MAX + 5);
+        assert!(shown.ends_with("...\""));
+        assert_eq!(Excerpt::new(b"\x1b[2J\xff\0\n").to_string(), "\"?[2J???\"");
+        assert_eq!(Excerpt::new(b"").to_string(), "\"\"");
+    }
+}

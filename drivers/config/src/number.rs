@@ -1,0 +1,13 @@
+//! Numbers in their one canonical form: decimal digits, no sign, no leading zero, nothing around.
+
+/// The number that `text` is, if it is canonical and fits.
+pub(crate) fn canonical(text: &[u8]) -> Option<u16> {
+    let canonical = match text {
+        [b'0'] => true,
+        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    canonical
+        .then(|| core::str::from_utf8(text).ok()?.parse().ok())
+        .flatten()
+}

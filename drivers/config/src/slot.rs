@@ -1,0 +1,159 @@
+//! The fixed places for devices: register window, interrupt, PCI device that stands for the interrupt.
+//!
+//! Every guest gets the same 16 slots; those without a device are placeholders (DeviceID 0), which drivers skip.
+//! Invariant: a [`SlotIndex`] is below [`SLOTS`], so the arithmetic on it cannot leave the range or the I/O APIC.
+
+use core::fmt;
+
+use crate::error::{ConfigError, Excerpt};
+use crate::number::canonical;
+
+const COUNT: u8 = 16;
+/// How many slots there are.
+pub const SLOTS: usize = COUNT as usize;
+
+/// First byte of the range that holds all windows: free in every HVM guest, below the I/O APIC at 0xFEC00000.
+pub const RANGE_BASE: u64 = 0xFEA0_0000;
+/// From one window's first byte to the next one's.
+pub const WINDOW_STRIDE: u64 = 0x1000;
+/// Bytes of a window: registers below 0x100, configuration space from there.
+pub const WINDOW_SIZE: u64 = 0x200;
+/// Last byte of the range, as an ioreq range wants it (inclusive).
+pub const RANGE_LAST: u64 = RANGE_BASE + COUNT as u64 * WINDOW_STRIDE - 1;
+
+/// The PCI device on bus 0 whose INTA is slot 0's interrupt. QEMU's own devices have lower numbers.
+pub const FIRST_PCI_DEVICE: u8 = 16;
+/// Every slot uses INTA.
+pub const INTX: u8 = 0;
+
+/// One of the 16 slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotIndex(u8);
+
+impl SlotIndex {
+    /// The slot with that number, if there is one.
+    pub const fn new(number: u8) -> Option<Self> {
+        if number < COUNT {
+            Some(Self(number))
+        } else {
+            None
+        }
+    }
+
+    /// All slots, in order.
+    pub fn all() -> impl DoubleEndedIterator<Item = Self> + Clone {
+        (0..COUNT).map(Self)
+    }
+
+    /// The slot that `text` names: a decimal number as xenstore and configuration files have it.
+    pub fn parse(text: &[u8]) -> Result<Self, ConfigError> {
+        canonical(text)
+            .and_then(|number| Self::new(u8::try_from(number).ok()?))
+            .ok_or_else(|| ConfigError::BadSlot(Excerpt::new(text)))
+    }
+
+    /// The slot whose window holds the guest-physical address, and the offset in that window. `None` also for the
+    /// gaps between windows.
+    pub fn at_address(address: u64) -> Option<(Self, u64)> {
+        let offset = address.checked_sub(RANGE_BASE)?;
+        let number = offset.checked_div(WINDOW_STRIDE)?;
+        let within = offset.checked_rem(WINDOW_STRIDE)?;
+        let slot = Self::new(u8::try_from(number).ok()?)?;
+        (within < WINDOW_SIZE).then_some((slot, within))
+    }
+
+    /// The number, 0 to 15.
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+
+    /// The number as an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Guest-physical address of the window's first byte.
+    pub const fn base(self) -> u64 {
+        RANGE_BASE.saturating_add((self.0 as u64).saturating_mul(WINDOW_STRIDE))
+    }
+
+    /// The PCI device (domain 0, bus 0) whose [`INTX`] line is this slot's interrupt, for
+    /// `XEN_DMOP_set_pci_intx_level`.
+    pub const fn pci_device(self) -> u8 {
+        FIRST_PCI_DEVICE.saturating_add(self.0)
+    }
+
+    /// The global system interrupt that Xen wires that line to (`hvm_pci_intx_gsi`).
+    pub const fn gsi(self) -> u32 {
+        let device = self.pci_device() as u32;
+        let line = (device << 2)
+            .saturating_add(device >> 3)
+            .saturating_add(INTX as u32);
+        (line & 31).saturating_add(16)
+    }
+}
+
+impl fmt::Display for SlotIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_and_interrupts_are_the_documented_ones() {
+        let gsis: Vec<u32> = SlotIndex::all().map(SlotIndex::gsi).collect();
+        assert_eq!(
+            gsis,
+            [
+                18, 22, 26, 30, 34, 38, 42, 46, 19, 23, 27, 31, 35, 39, 43, 47
+            ]
+        );
+        let last = SlotIndex::new(15).unwrap();
+        assert_eq!(last.base(), 0xFEA0_F000);
+        assert_eq!(RANGE_LAST, 0xFEA0_FFFF);
+        assert_eq!(last.pci_device(), 31);
+        assert_eq!(SlotIndex::new(16), None);
+        assert_eq!(SlotIndex::all().count(), SLOTS);
+    }
+
+    #[test]
+    fn interrupts_keep_clear_of_qemus_devices() {
+        let qemu: Vec<u32> = (0..16_u32)
+            .map(|dev| 16 + (((dev << 2) + (dev >> 3)) & 31))
+            .collect();
+        for slot in SlotIndex::all() {
+            assert!(!qemu.contains(&slot.gsi()), "slot {slot}: {}", slot.gsi());
+            assert!(slot.gsi() < 48, "the I/O APIC has 48 inputs");
+        }
+    }
+
+    #[test]
+    fn every_address_belongs_to_one_window_or_none() {
+        for slot in SlotIndex::all() {
+            assert_eq!(SlotIndex::at_address(slot.base()), Some((slot, 0)));
+            let last = slot.base() + WINDOW_SIZE - 1;
+            assert_eq!(SlotIndex::at_address(last), Some((slot, WINDOW_SIZE - 1)));
+            assert_eq!(SlotIndex::at_address(last + 1), None);
+        }
+        for outside in [0, RANGE_BASE - 1, RANGE_LAST, RANGE_LAST + 1, u64::MAX] {
+            assert_eq!(SlotIndex::at_address(outside), None, "{outside:#x}");
+        }
+    }
+
+    #[test]
+    fn only_canonical_numbers_name_slots() {
+        for slot in SlotIndex::all() {
+            assert_eq!(SlotIndex::parse(slot.to_string().as_bytes()), Ok(slot));
+        }
+        for bad in [
+            "", "16", "20", "-1", "+1", "01", "00", " 1", "1 ", "a", "0x1", "1a", "256", "99999",
+        ] {
+            assert!(SlotIndex::parse(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+        assert!(SlotIndex::parse(&[0xff]).is_err());
+    }
+}
