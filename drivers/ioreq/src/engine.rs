@@ -147,6 +147,11 @@ impl<const SLOTS: usize, const CELLS: usize> Engine<SLOTS, CELLS> {
         kick
     }
 
+    /// How many requests wait for [`Engine::next_pending`].
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
     /// The next request for the main loop, each once.
     pub fn next_pending(&mut self) -> Option<(Ticket, Access)> {
         if self.waiting == 0 {

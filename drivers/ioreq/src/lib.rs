@@ -13,7 +13,7 @@
 //!
 //! The modules in the order of a request's way: [`page`] (the seam to shared memory), [`slot`] (its layout),
 //! [`decode`] (what is asked for), [`doorbell`] (who is rung), [`engine`] (the state machine), [`rep`] (string
-//! instructions), [`buffered`] (posted writes), [`ports`] (which event channel belongs to which slot), [`panic`]
+//! instructions), [`buffered`] (posted writes), [`ports`] (which event channel belongs to which slot), [`mod@panic`]
 //! (answering everything without the engine).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]

@@ -730,6 +730,21 @@ fn a_request_that_xen_gave_up_is_not_answered_into_the_next_one() {
 }
 
 #[test]
+fn a_request_that_is_replaced_before_it_was_handed_out_waits_once() {
+    let (mut engine, page) = (engine(), FakePage::new(128));
+    for offset in [0, 4] {
+        page.set_control(slot(0), State::None as u8);
+        page.post(slot(0), &Request::read(WINDOW + offset, 4));
+        engine.on_event(&page, slot(0));
+        assert_eq!(engine.waiting(), 1);
+    }
+    let (ticket, access) = engine.next_pending().unwrap();
+    assert!(matches!(access, Access::Read { addr, .. } if addr == WINDOW + 4));
+    assert_eq!((engine.waiting(), engine.next_pending()), (0, None));
+    engine.complete(&page, ticket, 0).unwrap();
+}
+
+#[test]
 fn a_slot_that_left_inprocess_is_not_moved_back() {
     for state in [State::None, State::Ready, State::RespReady] {
         let (mut engine, page) = (engine(), FakePage::new(128));

@@ -27,8 +27,6 @@
 )]
 
 extern crate alloc;
-#[cfg(feature = "test-util")]
-extern crate std;
 
 pub mod client;
 pub mod console;
