@@ -7,7 +7,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::str::FromStr;
 
-use crate::client::{Client, ClientCounters, ReplyError, RequestError};
+use crate::client::{Client, ClientCounters, MAX_OUTSTANDING, ReplyError, ReqId, RequestError};
 use crate::error::{Error, Violation, XsError};
 use crate::transport::Transport;
 use crate::watch::WatchEvent;
@@ -15,6 +15,8 @@ use crate::wire::{self, Op, TxId};
 
 /// How often a transaction is tried.
 pub const MAX_ATTEMPTS: u32 = 16;
+/// Most posted writes that may be under way: they leave room for calls that wait.
+pub const MAX_POSTED: usize = MAX_OUTSTANDING / 2;
 /// Most bytes of names that [`View::directory`] collects.
 pub const MAX_DIRECTORY_BYTES: usize = 64 * 1024;
 /// Most bytes taken from the daemon in one go, so that a flood cannot keep a caller from looking at its clock.
@@ -47,6 +49,8 @@ pub enum PermAccess {
 pub struct Xenstore<T> {
     client: Client,
     transport: T,
+    posted: Vec<ReqId>,
+    refused_posts: u64,
 }
 
 /// The tree, as seen from outside a transaction or from inside one.
@@ -62,6 +66,8 @@ impl<T: Transport> Xenstore<T> {
         Xenstore {
             client: Client::new(),
             transport,
+            posted: Vec::with_capacity(MAX_POSTED),
+            refused_posts: 0,
         }
     }
 
@@ -180,11 +186,56 @@ impl<T: Transport> Xenstore<T> {
         }
     }
 
+    /// Sends a write whose answer nobody waits for. `false` if too many are under way: try again later.
+    pub fn post(&mut self, path: &str, value: &[u8]) -> Result<bool, Error> {
+        const OP: Op = Op::Write;
+        self.service()?;
+        if self.posted.len() >= MAX_POSTED {
+            return Ok(false);
+        }
+        check_path(OP, path)?;
+        match self
+            .client
+            .request(OP, TxId::NONE, &[path.as_bytes(), &[0], value])
+        {
+            Ok(id) => self.posted.push(id),
+            Err(RequestError::TooMany) => return Ok(false),
+            Err(RequestError::TooLong) => {
+                return Err(Error::BadRequest {
+                    op: OP,
+                    path: path.into(),
+                });
+            }
+        }
+        self.pump()?;
+        Ok(true)
+    }
+
+    /// Moves what can be moved and takes the answers to posted writes, without waiting.
+    pub fn service(&mut self) -> Result<(), Error> {
+        self.pump()?;
+        let (client, refused) = (&mut self.client, &mut self.refused_posts);
+        self.posted.retain(|&id| match client.take_reply(id) {
+            None => true,
+            Some(result) => {
+                *refused = refused.saturating_add(u64::from(result.is_err()));
+                false
+            }
+        });
+        Ok(())
+    }
+
+    /// Posted writes that the daemon has refused.
+    pub fn refused_posts(&self) -> u64 {
+        self.refused_posts
+    }
+
     /// Sets the connection up afresh after [`Error::Ring`], [`Error::Protocol`] or [`Error::Closed`]. The watches are
     /// gone, and [`Xenstore::take_overflow`] says that everything has to be read again.
     pub fn reconnect(&mut self) -> Result<(), Error> {
         self.transport.reconnect()?;
         self.client.reset();
+        self.posted.clear();
         Ok(())
     }
 

@@ -387,3 +387,28 @@ fn row37_watch_flood() {
     assert!((1900..=vd_xenbus::watch::MAX_BYTES).contains(&bytes));
     assert!(store.take_overflow());
 }
+
+#[test]
+fn posted_writes_do_not_wait_and_are_bounded() {
+    use vd_xenbus::store::MAX_POSTED;
+    let (mut store, daemon) = connect();
+    daemon.borrow_mut().forbidden.push("/tool".into());
+    for n in 0..MAX_POSTED {
+        assert_eq!(store.post(&format!("counters/c{n}"), b"1"), Ok(true));
+    }
+    assert_eq!(store.post("counters/late", b"1"), Ok(false), "try again");
+    assert!(daemon.borrow().get("/local/domain/5/counters/c0").is_none());
+    daemon.borrow_mut().run();
+    store.service().unwrap();
+    assert_eq!(
+        daemon.borrow().get("/local/domain/5/counters/c0").unwrap(),
+        b"1"
+    );
+    assert_eq!(store.post("counters/late", b"2"), Ok(true));
+    assert_eq!(store.post("/tool/not-mine", b"2"), Ok(true));
+    // A call that waits is not disturbed by posts that are under way.
+    assert_eq!(store.read("counters/c1").unwrap(), b"1");
+    store.service().unwrap();
+    assert_eq!((store.refused_posts(), store.counters().strays), (1, 0));
+    assert!(store.post("bad//path", b"1").is_err());
+}
