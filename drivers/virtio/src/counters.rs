@@ -1,0 +1,27 @@
+//! Counts of what a device's queues and registers did.
+
+/// Counters of one device; they only grow, also over resets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Kicks that reached a queue.
+    pub kicks: u64,
+    /// Passes over a queue.
+    pub passes: u64,
+    /// Requests taken from a queue.
+    pub requests: u64,
+    /// Interrupts asked for.
+    pub interrupts: u64,
+    /// Batches of completions for which the driver wanted no interrupt.
+    pub suppressed: u64,
+    /// Register accesses that mean nothing: wrong width, read-only, out of order.
+    pub bad_accesses: u64,
+    /// Faults of the driver that broke the device until its next reset.
+    pub faults: u64,
+    /// Resets by the driver.
+    pub resets: u64,
+}
+
+/// Adds one.
+pub(crate) fn bump(counter: &mut u64) {
+    *counter = counter.saturating_add(1);
+}

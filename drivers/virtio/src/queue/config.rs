@@ -1,0 +1,98 @@
+//! A queue before it is ready: what the driver has written about it, unchecked.
+
+use super::{MAX_SIZE, Queue};
+use crate::fault::FaultKind;
+use crate::features::Features;
+use crate::mem::{Gpa, GuestMemory, MemError};
+
+/// The three areas of a split ring, in the order of their registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Area {
+    /// Descriptor table.
+    Desc,
+    /// Available ring, written by the driver.
+    Driver,
+    /// Used ring, written by the device.
+    Device,
+}
+
+/// The driver's description of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueConfig {
+    max: u16,
+    size: u32,
+    areas: [u64; 3],
+}
+
+impl QueueConfig {
+    /// Nothing is set yet; no more than `max` entries may be.
+    pub const fn new(max: u16) -> Self {
+        let max = if max > MAX_SIZE { MAX_SIZE } else { max };
+        Self {
+            max,
+            size: 0,
+            areas: [0; 3],
+        }
+    }
+
+    /// Most entries.
+    pub const fn max(&self) -> u16 {
+        self.max
+    }
+
+    /// Sets the number of entries; the whole register is kept, so that nothing is cut off unseen.
+    pub fn set_size(&mut self, size: u32) {
+        self.size = size;
+    }
+
+    /// Sets one half of an area's address.
+    pub fn set_half(&mut self, area: Area, high: bool, value: u32) {
+        let [desc, driver, device] = &mut self.areas;
+        let address = match area {
+            Area::Desc => desc,
+            Area::Driver => driver,
+            Area::Device => device,
+        };
+        *address = if high {
+            (*address & 0xffff_ffff) | u64::from(value) << 32
+        } else {
+            (*address & !0xffff_ffff) | u64::from(value)
+        };
+    }
+
+    /// Checks everything and makes the queue.
+    ///
+    /// # Errors
+    /// What the driver got wrong.
+    pub fn activate<M: GuestMemory + ?Sized>(
+        &self,
+        mem: &M,
+        features: Features,
+    ) -> Result<Queue, FaultKind> {
+        let shown = u16::try_from(self.size).unwrap_or(u16::MAX);
+        let size = u16::try_from(self.size)
+            .ok()
+            .filter(|size| size.is_power_of_two() && *size <= self.max)
+            .ok_or(FaultKind::QueueSize(shown))?;
+        let n = u64::from(size);
+        let [desc, driver, device] = self.areas;
+        // Sizes and alignments of section 2.7; the rings have a word more than their entries need.
+        let areas = [
+            (desc, 16, n.saturating_mul(16)),
+            (driver, 2, n.saturating_mul(2).saturating_add(6)),
+            (device, 4, n.saturating_mul(8).saturating_add(6)),
+        ];
+        for (address, align, len) in areas {
+            if !address.is_multiple_of(align) || address.checked_add(len).is_none() {
+                return Err(FaultKind::RingAddress(address));
+            }
+            mem.check(Gpa(address), len)
+                .map_err(|_| MemError::new(Gpa(address), len))?;
+        }
+        Ok(Queue::new(
+            size,
+            areas.map(|(address, ..)| Gpa(address)),
+            features,
+        ))
+    }
+}
