@@ -1,2 +1,32 @@
-//! Under construction.
-#![no_std]
+//! The virtio block device (virtio 1.3, section 5.2) and what it stores to.
+//!
+//! [`BlockDevice`] checks a request and answers it; a [`Backend`] moves the data. Invariants: a back end is only asked
+//! for ranges inside of its capacity; what goes wrong in it becomes a status of the one request; what the driver gets
+//! wrong about its own memory breaks the device.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation
+    )
+)]
+
+pub mod backend;
+pub mod config;
+mod counters;
+mod device;
+mod ram;
+pub mod request;
+
+pub use backend::{Backend, BackendError, SECTOR};
+pub use config::Geometry;
+pub use counters::Counters;
+pub use device::BlockDevice;
+pub use ram::RamDisk;

@@ -13,6 +13,8 @@ use std::ops::Range;
 use std::vec;
 use std::vec::Vec;
 
+use crate::chain::{Chain, Segment};
+use crate::fault::FaultKind;
 use crate::mem::{Gpa, GuestMemory, MemError};
 
 /// What happens before the n-th read: another vCPU of the guest is at work.
@@ -261,4 +263,24 @@ pub fn descriptor(mem: &FakeMemory, at: u64, addr: u64, len: u32, flags: u16, ne
     bytes[12..14].copy_from_slice(&flags.to_le_bytes());
     bytes[14..].copy_from_slice(&next.to_le_bytes());
     mem.put(at, &bytes);
+}
+
+/// A chain of these buffers: where, and how many bytes.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn chain(readable: &[(u64, u32)], writable: &[(u64, u32)]) -> Result<Chain, FaultKind> {
+    let mut chain = Chain::new();
+    for (list, writes) in [(readable, false), (writable, true)] {
+        for &(addr, len) in list {
+            chain.push(
+                Segment {
+                    addr: Gpa(addr),
+                    len,
+                },
+                writes,
+            )?;
+        }
+    }
+    Ok(chain)
 }

@@ -233,12 +233,31 @@ fn row15_queue_registers_of_a_ready_queue_and_of_a_running_device() {
     assert_eq!(rig.bad(), before + 15);
     assert_eq!(rig.read(0x44), 0, "no new queues after DRIVER_OK");
     rig.write(0x30, 0);
-    rig.write(0x44, 0);
-    assert_eq!(rig.read(0x44), 1, "and none goes away but by a reset");
     rig.offer(0, 0);
     rig.write(0x50, 0);
     rig.run();
     assert!(rig.is_served(0, 1), "the ring is where it was");
+}
+
+#[test]
+fn a_queue_is_stopped_while_the_device_runs() {
+    let mut rig = rig();
+    rig.set_up();
+    rig.offer(0, 0);
+    rig.write(0x50, 0);
+    rig.write(0x30, 0);
+    rig.write(0x44, 0);
+    assert_eq!(rig.read(0x44), 0);
+    rig.mem.take_written();
+    rig.run();
+    rig.write(0x50, 0);
+    assert!(!rig.transport.has_work() && rig.mem.take_written().is_empty());
+    rig.write(0x44, 1);
+    assert_eq!(rig.read(0x44), 0, "not again before a reset");
+    rig.offer(1, 0);
+    rig.write(0x50, 1);
+    rig.run();
+    assert!(rig.is_served(1, 1), "the other queue goes on");
 }
 
 #[test]

@@ -3,25 +3,7 @@ use proptest::prelude::*;
 use super::{Chain, Segment};
 use crate::fault::FaultKind;
 use crate::mem::{Gpa, GuestMemory};
-use crate::test_util::FakeMemory;
-
-fn chain(readable: &[(u64, u32)], writable: &[(u64, u32)]) -> Chain {
-    let mut chain = Chain::new();
-    for (list, writes) in [(readable, false), (writable, true)] {
-        for &(addr, len) in list {
-            chain
-                .push(
-                    Segment {
-                        addr: Gpa(addr),
-                        len,
-                    },
-                    writes,
-                )
-                .unwrap();
-        }
-    }
-    chain
-}
+use crate::test_util::{self, FakeMemory};
 
 #[test]
 fn row06_lengths() {
@@ -52,7 +34,7 @@ fn row04_a_segment_may_end_at_the_last_byte_but_not_wrap() {
 
 #[test]
 fn row07_readable_after_writable() {
-    let mut chain = chain(&[(0, 4)], &[(4, 4)]);
+    let mut chain = test_util::chain(&[(0, 4)], &[(4, 4)]).unwrap();
     let late = Segment {
         addr: Gpa(8),
         len: 4,
@@ -66,7 +48,7 @@ fn an_array_is_read_from_pieces_of_any_size() {
     mem.put(10, b"ab");
     mem.put(20, b"c");
     mem.put(30, b"defg");
-    let chain = chain(&[(10, 2), (20, 1), (30, 4)], &[]);
+    let chain = test_util::chain(&[(10, 2), (20, 1), (30, 4)], &[]).unwrap();
     let (array, rest) = chain.readable().read_array::<_, 4>(&mem).unwrap();
     assert_eq!((&array, rest.len()), (b"abcd", 3));
     assert_eq!(rest.pieces().collect::<Vec<_>>(), [(Gpa(31), 3)]);
@@ -92,7 +74,7 @@ proptest! {
             at += u64::from(len) + 5;
             (here, len)
         }).collect();
-        let chain = chain(&segments, &[]);
+        let chain = test_util::chain(&segments, &[]).unwrap();
         let whole: Vec<u8> = segments.iter()
             .flat_map(|&(at, len)| content[at as usize..][..len as usize].to_vec())
             .collect();

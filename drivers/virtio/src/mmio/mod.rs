@@ -287,19 +287,36 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
 
     fn set_queue_ready<M: GuestMemory + ?Sized>(&mut self, mem: &M, value: u32) -> bool {
         let features = Features::from_bits_retain(self.driver_features);
-        let index = self.queue_sel;
+        let Ok(index) = usize::try_from(self.queue_sel) else {
+            return false;
+        };
+        if value == 0 {
+            return self.stop_queue(index);
+        }
         let Some(slot) = self.setting_up() else {
             return false;
         };
-        match (value, &slot.queue) {
-            (0, _) => slot.queue = None,
-            (1, None) => match slot.config.activate(mem, features) {
-                Ok(queue) => slot.queue = Some(queue),
-                Err(kind) => self.break_device(usize::try_from(index).unwrap_or(0), kind),
-            },
-            _ => return false,
+        if value != 1 || slot.queue.is_some() {
+            return false;
+        }
+        match slot.config.activate(mem, features) {
+            Ok(queue) => slot.queue = Some(queue),
+            Err(kind) => self.break_device(index, kind),
         }
         true
+    }
+
+    /// A driver may stop a queue at any time (4.2.2.2), and waits until QueueReady says so. While the device runs, the
+    /// queue comes back with a reset only.
+    fn stop_queue(&mut self, index: usize) -> bool {
+        match self.queues.get_mut(index) {
+            Some(slot) => {
+                slot.queue = None;
+                slot.kicked = false;
+                true
+            }
+            None => false,
+        }
     }
 
     fn set_status(&mut self, value: u32) -> bool {
