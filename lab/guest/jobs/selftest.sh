@@ -1,0 +1,84 @@
+# shellcheck shell=sh
+# Tests the disk in every way that a guest uses one: alone, with a file system, at random, with many requests at once.
+# Destroys what is on it.
+
+FILE_MIB=64
+
+step_find() {
+    wait_for_disk
+    block=/sys/block/$DISK
+    echo "$(($(cat "$block/size") / 2048)) MiB, serial $(cat "$block/serial" 2>/dev/null)," \
+        "blocks of $(cat "$block/queue/logical_block_size") bytes, read-only $(cat "$block/ro")" >&3
+}
+
+# The disk is virtio-mmio's, found through ACPI, and there is no other.
+step_only() {
+    equal "$(ls /sys/block | grep -vE '^(ram|loop)' | tr '\n' ' ')" "$DISK " "disks"
+    case $DISK in xvd*) return ;; esac
+    device=$(readlink -f "/sys/block/$DISK/device/..")
+    echo "$device, $(grep -c virtio /proc/interrupts) virtio interrupts" >&3
+    case $device in
+        */LNRO0005:*) ;;
+        *) echo "the disk's transport is $device" && return 1 ;;
+    esac
+}
+
+step_mkfs() {
+    mkfs.ext4 -q -F "/dev/$DISK"
+    mount -t ext4 "/dev/$DISK" /mnt
+}
+
+step_write() {
+    dd if=/dev/urandom of=/mnt/file bs=1M count=$FILE_MIB conv=fsync
+}
+
+step_checksum() {
+    sha256sum /mnt/file >/run/sum
+}
+
+# What is read again comes from the disk: no cache has survived.
+step_remount() {
+    umount /mnt
+    echo 3 >/proc/sys/vm/drop_caches
+    mount -t ext4 "/dev/$DISK" /mnt
+    sha256sum -c /run/sum
+}
+
+step_fsck() {
+    umount /mnt
+    e2fsck -f -n "/dev/$DISK"
+}
+
+step_direct_read() {
+    for size in 512 4k 64k 1M; do
+        dd if="/dev/$DISK" of=/dev/null bs=$size count=16 iflag=direct
+    done
+}
+
+step_direct_write() {
+    dd if=/dev/urandom of=/run/data bs=1M count=4
+    dd if=/run/data of="/dev/$DISK" bs=256k seek=7 oflag=direct
+    dd if="/dev/$DISK" of=/run/back bs=256k skip=7 count=16 iflag=direct
+    cmp /run/data /run/back
+    rm /run/data /run/back
+}
+
+# Every block that is written carries a checksum, which fio compares when it reads the block back.
+step_random() {
+    fio --name=random --filename="/dev/$DISK" --size=96M --direct=1 --ioengine=libaio --iodepth=16 \
+        --rw=randrw --bssplit=512/30:4k/40:16k/20:64k/10 --number_ios=10000 \
+        --verify=crc32c --verify_fatal=1 --randrepeat=0 --output=/run/fio.log --output-format=normal
+    sed -n 's/^ *\(issued rwts: [^ ]*\).*/\1/p' /run/fio.log >&3
+}
+
+step_discard() {
+    blkdiscard -o 1M -l 8M "/dev/$DISK"
+    dd if="/dev/$DISK" bs=1M skip=1 count=8 iflag=direct | cmp -n $((8 << 20)) - /dev/zero
+}
+
+for name in find only mkfs write checksum remount fsck direct_read direct_write random discard; do
+    run_step $name
+    [ $name != find ] || [ $FAILED = 0 ] || break
+done
+grep virtio /proc/interrupts | sed 's/^/guest: /'
+result

@@ -1,0 +1,64 @@
+# shellcheck shell=sh
+# What the guest's jobs have in common. Every line that they print begins with "guest: ".
+
+say() {
+    echo "guest: $*"
+}
+
+# now: the time since boot in hundredths of a second.
+now() {
+    sed 's/^\([0-9]*\)\.\([0-9]*\) .*/\1\2/' /proc/uptime
+}
+
+# load_drivers: virtio-mmio and its block device; for a PV disk, Xen's.
+load_drivers() {
+    case $DISK in
+        xvd*) modprobe xen-blkfront ;;
+        *) modprobe virtio_mmio && modprobe virtio_blk ;;
+    esac
+}
+
+# wait_for_disk: until the disk is there, at most 20 s.
+wait_for_disk() {
+    load_drivers || return
+    tries=0
+    until [ -b "/dev/$DISK" ]; do
+        tries=$((tries + 1))
+        if [ $tries -gt 200 ]; then
+            echo "no /dev/$DISK after 20 s"
+            return 1
+        fi
+        sleep 0.1
+    done
+}
+
+# run_step NAME: runs the function step_NAME. What it prints is shown if it fails; its last line is the reason.
+# A step's own information goes to file descriptor 3.
+FAILED=0
+run_step() {
+    began=$(now)
+    if (set -e; "step_$1") >/run/step.log 2>&1 3>/run/step.info; then
+        took=$(($(now) - began))
+        say "step $1 ok ($((took / 100)).$((took / 10 % 10)) s) $(tr '\n' ' ' </run/step.info)"
+    else
+        FAILED=1
+        sed 's/^/guest:   /' /run/step.log
+        say "step $1 FAILED: $(tail -n 1 /run/step.log)"
+    fi
+}
+
+# equal A B WHAT: two values are the same.
+equal() {
+    [ "$1" = "$2" ] && return
+    echo "$3: $1 instead of $2"
+    return 1
+}
+
+# result: the last line of a job.
+result() {
+    if [ $FAILED = 0 ]; then
+        say "RESULT PASS"
+    else
+        say "RESULT FAIL"
+    fi
+}

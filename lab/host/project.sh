@@ -1,0 +1,23 @@
+# shellcheck shell=bash
+# The project's own programs: the driver domain's image and dom0's tool.
+
+IMAGE_TARGET=x86_64-unknown-none
+
+# Sets IMAGE and VDOM to the built files.
+need_programs() {
+    local target=${CARGO_TARGET_DIR:-$VD_ROOT/target}
+    # shellcheck disable=SC2034 # used by overlay.sh
+    IMAGE=$target/$IMAGE_TARGET/release/virtio-domain VDOM=$target/release/vdom
+    say "building the driver domain's image and vdom"
+    build_program vdom
+    # For work on the lab alone: something that can be copied, but not started.
+    if [[ -n ${VD_SKIP_IMAGE:-} ]]; then
+        IMAGE=$VDOM
+        return
+    fi
+    build_program virtio-domain --target "$IMAGE_TARGET"
+}
+
+build_program() {
+    (cd "$VD_ROOT" && cargo build --quiet --release --locked --package "$@") || die "cargo could not build $1"
+}

@@ -1,0 +1,66 @@
+# shellcheck shell=bash
+# Runs the machine and says how it went. A crash, a hang or a missing result is a failure.
+
+# QEMU's exit status when dom0 has reported and stopped it (value 1 of isa-debug-exit). Any other end is a crash.
+readonly QEMU_STOPPED=3
+readonly TIMED_OUT=124
+
+# run WORK: boots the machine and sets QEMU_STATUS. The log goes to last.log of the cache.
+run() {
+    local work=$1 log=$VD_CACHE/last.log
+    QEMU_STATUS=0
+    say "booting"
+    if [[ $MODE == shell ]]; then
+        run_qemu "$work" shell "stdio,mux=on,signal=off,logfile=$log" || QEMU_STATUS=$?
+    else
+        # With pipefail, what fails here is QEMU.
+        run_qemu "$work" "$MODE" stdio timeout --foreground "$LIMIT" </dev/null 2>&1 |
+            transcript | tee "$log" || QEMU_STATUS=$?
+    fi
+}
+
+# How the machine ended, if it was not dom0 that ended it; else nothing.
+crash() {
+    case $QEMU_STATUS in
+        "$QEMU_STOPPED") ;;
+        "$TIMED_OUT") echo "not finished after $LIMIT s" ;;
+        *) echo "Xen or dom0 crashed (QEMU ended with status $QEMU_STATUS)" ;;
+    esac
+}
+
+# verdict RESULTS: the exit status of the run.
+verdict() {
+    if [[ $MODE == scenario ]]; then
+        judge_scenarios "$1"
+    else
+        judge_commands "$1"
+    fi
+}
+
+judge_commands() {
+    local status trouble
+    status=$(sed -n 's/^status \([0-9]*\)\r*$/\1/p' "$1")
+    trouble=$(crash)
+    [[ -z $trouble && -n $status ]] || die "${trouble:-dom0 has reported no status}"
+    return "$status"
+}
+
+judge_scenarios() {
+    local name passed=0 failed=0 trouble
+    trouble=$(crash)
+    for name in "${SCENARIOS[@]}"; do
+        if grep -q "^PASS $name (" "$1"; then
+            passed=$((passed + 1))
+        else
+            failed=$((failed + 1))
+            # dom0 has printed its own failures.
+            grep -q "^FAIL $name:" "$1" || echo "FAIL $name: ${trouble:-no result}"
+        fi
+    done
+    if [[ -n $trouble ]]; then
+        echo "$trouble"
+        echo "$passed passed, $failed failed"
+        return 1
+    fi
+    ((failed == 0))
+}
