@@ -30,6 +30,12 @@ pub const STATUS_ERROR: &str = "virtio-domain/status/error";
 /// Directory of counters: decimal numbers.
 pub const STATUS_COUNTERS: &str = "virtio-domain/status/counters";
 
+/// Counters that `vdom list` shows; there may be others beside them.
+pub mod counter {
+    /// Doorbells that the guest has rung.
+    pub const KICKS: &str = "kicks";
+}
+
 /// Keys of a device.
 pub mod device {
     /// Device type.

@@ -2,7 +2,8 @@
 //!
 //! Bookkeeping and arithmetic: which frames are free ([`frames`]), which guest
 //! frames are mapped ([`foreign`]), what a pvclock reading means ([`clock`]), what
-//! the operator wrote on the command line ([`cmdline`]). The kernel adds the
+//! the operator wrote on the command line ([`cmdline`]) or types at the console
+//! ([`command`]), what `vdom` has written to xenstore ([`description`]). The kernel adds the
 //! hypercalls and the unsafe code; the decisions are here, where they run
 //! under test on the host.
 
@@ -26,5 +27,7 @@ extern crate std;
 
 pub mod clock;
 pub mod cmdline;
+pub mod command;
+pub mod description;
 pub mod foreign;
 pub mod frames;

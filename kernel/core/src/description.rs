@@ -1,0 +1,224 @@
+//! What `vdom` has written about the guest: read in one transaction, checked before anything is done with it.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use vd_config::target::check_version;
+use vd_config::{DeviceDescription, Devices, SlotIndex, Target, TargetType, keys};
+use vd_xenbus::store::{View, Xenstore};
+use vd_xenbus::transport::Transport;
+use vd_xenbus::{Error, XsError};
+
+/// The guest and its devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// The guest.
+    pub target: Target,
+    /// Which device is in which slot.
+    pub devices: Devices,
+}
+
+/// The keys of a device that are there, with their values.
+type Pairs = Vec<(&'static str, Vec<u8>)>;
+
+/// The raw values: nothing is checked while the transaction is open, as it may be tried again.
+struct Raw {
+    version: Vec<u8>,
+    target: Vec<u8>,
+    target_type: Vec<u8>,
+    devices: Vec<(String, Pairs)>,
+}
+
+/// Whether the description is complete.
+///
+/// # Errors
+/// The store failed.
+pub fn is_committed<T: Transport>(store: &mut Xenstore<T>) -> Result<bool, Error> {
+    let value = optional(store.read(keys::COMMIT))?;
+    Ok(value.is_some_and(|value| value == keys::COMMIT_VALUE.as_bytes()))
+}
+
+/// Reads the description.
+///
+/// # Errors
+/// What is wrong and what to do, for the operator.
+pub fn read<T: Transport>(store: &mut Xenstore<T>) -> Result<Description, String> {
+    let raw = store
+        .transaction(read_raw)
+        .map_err(|error| format!("reading the description from xenstore: {error}"))?;
+    check(&raw)
+}
+
+fn read_raw<T: Transport>(view: &mut View<'_, T>) -> Result<Raw, Error> {
+    let mut devices = Vec::new();
+    let slots = optional(view.directory(keys::DEVICE))?.unwrap_or_default();
+    // More entries than slots are wrong in any case; the first one too many says so.
+    for slot in slots.into_iter().take(vd_config::SLOTS.saturating_add(1)) {
+        let mut pairs = Vec::new();
+        for key in keys::device::ALL {
+            let path = format!("{}/{slot}/{key}", keys::DEVICE);
+            if let Some(value) = optional(view.read(&path))? {
+                pairs.push((key, value));
+            }
+        }
+        devices.push((slot, pairs));
+    }
+    Ok(Raw {
+        version: view.read(keys::VERSION)?,
+        target: view.read(keys::TARGET)?,
+        target_type: view.read(keys::TARGET_TYPE)?,
+        devices,
+    })
+}
+
+fn optional<R>(result: Result<R, Error>) -> Result<Option<R>, Error> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.refusal() == Some(XsError::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn check(raw: &Raw) -> Result<Description, String> {
+    check_version(&raw.version).map_err(|error| error.to_string())?;
+    let target = Target::parse(&raw.target).map_err(|error| error.to_string())?;
+    let TargetType::Hvm = TargetType::parse(&raw.target_type).map_err(|error| error.to_string())?;
+    let mut devices = Devices::new();
+    for (name, pairs) in &raw.devices {
+        let blame = |error| format!("device {name}: {error}");
+        let slot = SlotIndex::parse(name.as_bytes()).map_err(blame)?;
+        let pairs = pairs
+            .iter()
+            .map(|(key, value)| (key.as_bytes(), value.as_slice()));
+        let device = DeviceDescription::from_pairs(pairs).map_err(blame)?;
+        devices.insert(Some(slot), device).map_err(blame)?;
+    }
+    if devices.is_empty() {
+        return Err(
+            "the description has no devices: add vdom_devices to the guest's configuration".into(),
+        );
+    }
+    Ok(Description { target, devices })
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::rc::Rc;
+    use core::cell::RefCell;
+    use std::prelude::v1::*;
+
+    use vd_config::{Backend, ByteSize};
+    use vd_xenbus::RingTransport;
+    use vd_xenbus::test_util::{FakePage, FakeSignal, FakeXenstored};
+
+    use super::*;
+
+    const GOOD: [(&str, &str); 9] = [
+        ("version", "1"),
+        ("target", "7"),
+        ("target-type", "hvm"),
+        ("device/0/type", "blk"),
+        ("device/0/backend", "module"),
+        ("device/15/type", "blk"),
+        ("device/15/backend", "ram:1M"),
+        ("device/15/serial", "LAST"),
+        ("commit", "1"),
+    ];
+
+    /// Reads a description with some nodes changed; an empty name changes nothing, `None` takes a node away.
+    fn read_with(changes: &[(&str, Option<&[u8]>)]) -> Result<Description, String> {
+        let page = Rc::new(FakePage::new());
+        let daemon = Rc::new(RefCell::new(FakeXenstored::new(page.clone(), 5)));
+        let home = "/local/domain/5/virtio-domain";
+        for (key, value) in GOOD {
+            if !changes
+                .iter()
+                .any(|(changed, value)| *changed == key && value.is_none())
+            {
+                daemon
+                    .borrow_mut()
+                    .set(&format!("{home}/{key}"), value.as_bytes());
+            }
+        }
+        for (key, value) in changes {
+            if let Some(value) = value {
+                daemon.borrow_mut().set(&format!("{home}/{key}"), value);
+            }
+        }
+        let signal = FakeSignal::new(daemon.clone());
+        let mut store = Xenstore::new(RingTransport::attach(page, signal));
+        assert_eq!(is_committed(&mut store), Ok(true));
+        read(&mut store)
+    }
+
+    #[test]
+    fn a_good_description() {
+        let description = read_with(&[]).unwrap();
+        assert_eq!(description.target.get(), 7);
+        let devices: Vec<_> = description
+            .devices
+            .iter()
+            .map(|(slot, device)| (slot.get(), device.backend(), device.serial()))
+            .collect();
+        assert_eq!(
+            devices,
+            [
+                (0, Backend::Module, None),
+                (15, Backend::Ram(ByteSize(1 << 20)), Some("LAST"))
+            ]
+        );
+    }
+
+    /// Attack case 37: every node missing, empty, huge, not text, out of range.
+    #[test]
+    fn row37_bad_values_are_named() {
+        let huge = [b'9'; 2000];
+        for key in [
+            "version",
+            "target",
+            "target-type",
+            "device/0/type",
+            "device/0/backend",
+        ] {
+            let values: [Option<&[u8]>; 6] = [
+                None,
+                Some(b""),
+                Some(&huge),
+                Some(b"\xff\xfe"),
+                Some(b"-1"),
+                Some(b"99999999999999999999"),
+            ];
+            for value in values {
+                let error = read_with(&[(key, value)]).unwrap_err();
+                assert!(error.len() < 300, "{error}");
+                assert!(error.chars().all(|c| !c.is_control()), "{error:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn row37_bad_slots_and_keys() {
+        for name in ["16", "-1", "01", "x"] {
+            let error = read_with(&[(&format!("device/{name}/type"), Some(b"blk"))]).unwrap_err();
+            assert!(error.starts_with(&format!("device {name}: ")), "{error}");
+        }
+        let two = read_with(&[
+            ("device/3/type", Some(b"blk")),
+            ("device/3/backend", Some(b"module")),
+        ]);
+        assert!(two.unwrap_err().contains("module"));
+        let pvh = read_with(&[("target-type", Some(b"pvh"))]).unwrap_err();
+        assert!(pvh.contains("pvh"), "{pvh}");
+    }
+
+    #[test]
+    fn no_devices() {
+        let gone: Vec<_> = GOOD
+            .iter()
+            .filter(|(key, _)| key.starts_with("device"))
+            .map(|(key, _)| (*key, None))
+            .collect();
+        assert!(read_with(&gone).unwrap_err().contains("no devices"));
+    }
+}

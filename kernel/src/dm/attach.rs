@@ -1,0 +1,244 @@
+//! Taking a guest over.
+//!
+//! Invariant: [`Guest::attach`] either succeeds, or leaves nothing behind: each step is recorded in the
+//! [`Guest`] before the next is tried, and dropping it undoes what was done.
+
+use alloc::format;
+use alloc::string::String;
+use core::ops::Range;
+
+use vd_config::slot::{RANGE_BASE, RANGE_LAST};
+use vd_ioreq::doorbell::{Doorbell, DoorbellWidth, Match, Recipient};
+use vd_ioreq::page::SlotPage;
+use vd_ioreq::{SlotIndex, Space, Width};
+use vd_kernel_core::description::Description;
+use vd_virtio::mmio::QUEUE_NOTIFY;
+use xen_hypercall::dm::{self, BufferedRing, IoRange, ServerId};
+use xen_hypercall::event_channel::{self, Status};
+use xen_hypercall::memory::{self, Resource};
+use xen_hypercall::{DomId, Errno, EvtchnPort, Gfn};
+
+use super::devices::{self, DeviceTable, QUEUES};
+use super::release;
+use super::slots::{self, IoreqPage, VCPUS};
+use crate::mem::foreign::GuestRam;
+use crate::mem::frames::FRAME;
+use crate::mem::space;
+use crate::xen::{XEN, events};
+
+/// Accesses served in one pass before the queues get their turn.
+const ACCESSES: usize = 2 * VCPUS;
+
+/// A guest that is being served.
+pub struct Guest {
+    id: DomId,
+    vcpus: u32,
+    ram: GuestRam,
+    devices: DeviceTable,
+    /// Frame number of the ioreq page, once it is mapped.
+    page: Option<u64>,
+}
+
+impl Guest {
+    /// Takes over the guest of a description.
+    ///
+    /// # Errors
+    /// What is wrong and what to do, for the operator.
+    pub fn attach(description: &Description, module: Option<&Range<u64>>) -> Result<Self, String> {
+        let id = DomId(description.target.get());
+        let vcpus = vcpus(id)?;
+        let devices = devices::build(id, &description.devices, module)?;
+        let ram = GuestRam::new(id).map_err(|error| format!("guest memory: {error}"))?;
+        let mut guest = Self {
+            id,
+            vcpus,
+            ram,
+            devices,
+            page: None,
+        };
+        let server = guest.create_server()?;
+        guest.bind_ports()?;
+        guest.add_doorbells()?;
+        let range = IoRange::Memory(RANGE_BASE, RANGE_LAST);
+        dm::map_io_range_to_ioreq_server(&XEN, id, server, range)
+            .map_err(|error| step(id, "taking over the register windows", error))?;
+        Ok(guest)
+    }
+
+    fn create_server(&mut self) -> Result<ServerId, String> {
+        let id = self.id;
+        let fail = |what| move |error| step(id, what, error);
+        let server = dm::create_ioreq_server(&XEN, id, BufferedRing::Off)
+            .map_err(fail("creating an ioreq server"))?;
+        release::remember(id, server);
+        let gfn = space::special_frames(1)
+            .map_err(|_| String::from("no guest frame number is free for the ioreq page"))?;
+        let mut gfns = [gfn];
+        let resource = Resource::IoreqServer(server);
+        // SAFETY: nothing is mapped at this frame number, by the allocator.
+        let mapped = unsafe { memory::acquire_resource(&XEN, id, resource, 1, &mut gfns) };
+        if let Err(error) = mapped {
+            space::release_special(gfn, 1);
+            return Err(fail("mapping the ioreq page")(error));
+        }
+        self.page = Some(gfn);
+        let address = core::ptr::NonNull::new((gfn * FRAME) as *mut u8);
+        // SAFETY: Xen has just mapped the page there; it stays until `drop`, which takes it from the handler first.
+        slots::set_page(address.map(|page| unsafe { IoreqPage::new(page, self.vcpus as usize) }));
+        dm::set_ioreq_server_state(&XEN, id, server, true)
+            .map_err(fail("enabling the ioreq server"))?;
+        Ok(server)
+    }
+
+    /// One event channel for each of the guest's vCPUs.
+    fn bind_ports(&self) -> Result<(), String> {
+        let page = slots::page().ok_or_else(|| String::from("the ioreq page went away"))?;
+        for vcpu in 0..self.vcpus as u16 {
+            let remote = EvtchnPort(page.vp_eport(SlotIndex(vcpu)).0);
+            let fail = |error| step(self.id, &format!("event channel of vCPU {vcpu}"), error);
+            let local = event_channel::bind_interdomain(&XEN, self.id, remote).map_err(fail)?;
+            slots::set_port(vcpu, Some(local));
+            events::listen(local, events::Source::Slot(vcpu)).map_err(fail)?;
+        }
+        Ok(())
+    }
+
+    fn add_doorbells(&self) -> Result<(), String> {
+        let domain = vd_ioreq::DomId(self.id.0);
+        slots::configure(|engine| {
+            engine
+                .registers
+                .add(Space::Memory, RANGE_BASE, RANGE_LAST - RANGE_BASE + 1)
+                .map_err(|error| format!("register windows: {error:?}"))?;
+            for device in self.devices.iter() {
+                for queue in 0..QUEUES as u16 {
+                    let doorbell = Doorbell {
+                        domain,
+                        vcpus: self.vcpus,
+                        space: Space::Memory,
+                        addr: device.slot().base() + QUEUE_NOTIFY,
+                        width: DoorbellWidth::Exactly(Width::Dword),
+                        matching: Match::Queue(queue),
+                        recipient: Recipient {
+                            device: device.slot().get().into(),
+                            queue,
+                        },
+                    };
+                    let slot = device.slot();
+                    let assigned = engine.doorbells.assign(&doorbell);
+                    assigned.map_err(|error| format!("doorbell of device {slot}: {error:?}"))?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The guest's domain id.
+    pub fn id(&self) -> DomId {
+        self.id
+    }
+
+    /// How many vCPUs it has.
+    pub fn vcpus(&self) -> u32 {
+        self.vcpus
+    }
+
+    /// Its devices.
+    pub fn devices(&self) -> &DeviceTable {
+        &self.devices
+    }
+
+    /// Its memory.
+    pub fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    /// Does what there is to do, within bounds; returns whether there is more.
+    pub fn pass(&mut self) -> bool {
+        for _ in 0..ACCESSES {
+            let Some((ticket, access)) = slots::next() else {
+                break;
+            };
+            let data = self.devices.access(&self.ram, access);
+            slots::complete(ticket, data);
+        }
+        let more = self.devices.run(&self.ram);
+        if let Some(error) = self.ram.take_refusal() {
+            log::warn!(
+                "Xen refuses to map memory of the guest: {error}{}",
+                hint(error)
+            );
+        }
+        more
+    }
+
+    /// Whether Xen still connects the guest's first vCPU: a guest that dies loses its event channels.
+    pub fn is_alive(&self) -> bool {
+        let port = slots::ports().next().map(|(_, port)| port);
+        port.is_some_and(|port| {
+            matches!(
+                event_channel::status(&XEN, DomId::SELF, port),
+                Ok((Status::Interdomain(..), _))
+            )
+        })
+    }
+}
+
+impl Drop for Guest {
+    /// Lets the guest go: its memory first, as a dead guest stays a zombie that long.
+    fn drop(&mut self) {
+        self.ram.unmap_all();
+        release::orderly();
+        for (vcpu, port) in slots::ports() {
+            slots::set_port(vcpu, None);
+            events::close(port);
+        }
+        slots::configure(|engine| {
+            engine.forget();
+            engine.doorbells.clear();
+            let _ = engine
+                .registers
+                .remove(Space::Memory, RANGE_BASE, RANGE_LAST - RANGE_BASE + 1);
+        });
+        slots::set_page(None);
+        if let Some(gfn) = self.page.take() {
+            // SAFETY: nobody knows of the page any more.
+            match unsafe { memory::remove_from_physmap(&XEN, DomId::SELF, Gfn(gfn)) } {
+                Ok(()) => space::release_special(gfn, 1),
+                Err(error) => log::debug!("unmapping the ioreq page: {error}"),
+            }
+        }
+    }
+}
+
+/// Asks for the guest's vCPUs, which also tells whether this domain may do anything to it.
+fn vcpus(id: DomId) -> Result<u32, String> {
+    let vcpus = dm::nr_vcpus(&XEN, id)
+        .map_err(|error| format!("domain {id}: asking for its vCPUs: {error}{}", hint(error)))?;
+    if vcpus == 0 || vcpus as usize > VCPUS {
+        return Err(format!(
+            "domain {id}: {vcpus} vCPUs; 1 to {VCPUS} can be served"
+        ));
+    }
+    Ok(vcpus)
+}
+
+fn step(id: DomId, what: &str, error: Errno) -> String {
+    format!("domain {id}: {what}: {error}{}", hint(error))
+}
+
+/// What to do about an error.
+fn hint(error: Errno) -> &'static str {
+    match error {
+        Errno::EPERM => "; this domain has no power over it: pair them with vdom attach",
+        Errno::ESRCH => "; there is no such domain any more",
+        Errno::ENOMEM => "; raise shadow_memory= of the driver domain",
+        Errno::ENOSPC => {
+            "; it has all the ioreq servers that Xen allows: destroy another driver domain of it"
+        }
+        Errno::EOPNOTSUPP => {
+            "; the driver domain needs altp2m=\"disabled\" and nestedhvm=0, and Xen 4.19 or later"
+        }
+        _ => "",
+    }
+}

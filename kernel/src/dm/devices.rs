@@ -1,0 +1,299 @@
+//! The devices of the guest: their registers, queues and interrupt lines, served from the main loop.
+//!
+//! Invariants: the work of a pass is bounded; a line follows its device's InterruptStatus before the access that
+//! changed it is answered.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use vd_blk::{BlockDevice, Geometry, RamDisk};
+use vd_config::slot::INTX;
+use vd_config::{Backend, DeviceDescription, Devices, SLOTS, SlotIndex};
+use vd_ioreq::rep::RegisterBus;
+use vd_ioreq::{Access, Space, Width};
+use vd_virtio::mmio::Placeholder;
+use vd_virtio::{Chain, MmioTransport};
+use vd_xenbus::rate::{Admission, RateLimiter};
+use xen_hypercall::{DomId, Errno, dm};
+
+use super::slots;
+use crate::counters;
+use crate::mem::foreign::GuestRam;
+use crate::mem::frames::{self, FRAME};
+use crate::xen::{XEN, time};
+
+/// Queues of a disk.
+pub const QUEUES: usize = 1;
+/// Most entries of a queue.
+const QUEUE_SIZE: u16 = 256;
+/// Requests that one device may have served before it is the next one's turn.
+const BUDGET: u32 = 64;
+
+type Disk = BlockDevice<RamDisk<&'static mut [u8]>>;
+
+/// One disk with its registers.
+pub struct Device {
+    transport: MmioTransport<Disk, QUEUES>,
+    slot: SlotIndex,
+    /// Whether the interrupt line is up, as Xen was told.
+    line: bool,
+}
+
+/// All devices, and what they need in common.
+pub struct DeviceTable {
+    guest: DomId,
+    slots: [Option<Box<Device>>; SLOTS],
+    scratch: Box<Chain>,
+    /// Limits what a guest can make this domain log.
+    limiter: RateLimiter,
+}
+
+/// Makes the disks of a description. `module` is what the toolstack loaded.
+///
+/// # Errors
+/// What is wrong and what to do, for the operator.
+pub fn build(
+    guest: DomId,
+    devices: &Devices,
+    module: Option<&Range<u64>>,
+) -> Result<DeviceTable, String> {
+    let mut table = DeviceTable {
+        guest,
+        slots: [const { None }; SLOTS],
+        scratch: Box::default(),
+        limiter: RateLimiter::new(10, 1),
+    };
+    for (slot, device) in devices.iter() {
+        let disk = disk(device, module).map_err(|error| format!("device {slot}: {error}"))?;
+        let transport = MmioTransport::new(disk, QUEUE_SIZE);
+        let place = table.slots.get_mut(slot.index());
+        if let Some(place) = place {
+            *place = Some(Box::new(Device {
+                transport,
+                slot,
+                line: false,
+            }));
+        }
+    }
+    Ok(table)
+}
+
+fn disk(device: &DeviceDescription, module: Option<&Range<u64>>) -> Result<Disk, String> {
+    let storage = match device.backend() {
+        Backend::Module => {
+            let Some(range) = module else {
+                return Err(
+                    "backend=module, but no module was loaded: set vdom_ramdisk in the \
+                    guest's configuration, or ramdisk= in the driver domain's"
+                        .into(),
+                );
+            };
+            memory(range.start, range.end - range.start)
+        }
+        Backend::Ram(size) => {
+            let bytes = size.bytes();
+            let start = frames::allocate(bytes.div_ceil(FRAME), 1, false).map_err(|_| {
+                format!(
+                    "a disk of {} MiB does not fit: {} MiB are free; raise memory= of the driver \
+                     domain",
+                    bytes >> 20,
+                    frames::free_bytes() >> 20
+                )
+            })?;
+            let storage = memory(start, bytes);
+            storage.fill(0);
+            storage
+        }
+    };
+    device
+        .check_capacity(storage.len() as u64)
+        .map_err(|error| error.to_string())?;
+    let geometry = Geometry::of_blocks(device.block_size().bytes());
+    let serial = device.serial().unwrap_or("").as_bytes();
+    Ok(BlockDevice::new(
+        RamDisk::new(storage),
+        geometry,
+        serial,
+        device.readonly(),
+    ))
+}
+
+/// RAM that belongs to a disk from now on.
+fn memory(start: u64, len: u64) -> &'static mut [u8] {
+    // SAFETY: RAM is mapped at its own address; the range is either a module, of which a description uses at most one
+    // once, or fresh frames, so that nobody else refers to it. Any bytes are valid.
+    unsafe { core::slice::from_raw_parts_mut(start as *mut u8, len as usize) }
+}
+
+impl DeviceTable {
+    /// The devices that there are.
+    pub fn iter(&self) -> impl Iterator<Item = &Device> {
+        self.slots.iter().flatten().map(|device| &**device)
+    }
+
+    /// Carries out one access and gives the answer.
+    pub fn access(&mut self, ram: &GuestRam, access: Access) -> u64 {
+        let mut bus = Bus { table: self, ram };
+        match access {
+            Access::Read { space, addr, width } => bus.read(space, addr, width),
+            Access::Write {
+                space,
+                addr,
+                width,
+                value,
+            } => {
+                bus.write(space, addr, width, value);
+                0
+            }
+            Access::Rep(rep) => rep.run(&mut bus, &mut &*ram).data,
+            Access::Invalidate => {
+                ram.unmap_all();
+                0
+            }
+        }
+    }
+
+    /// Runs the queues that were kicked, a bounded number of requests each. Returns whether there is more to do.
+    pub fn run(&mut self, ram: &GuestRam) -> bool {
+        let mut more = false;
+        for index in 0..SLOTS {
+            let kicks = slots::take_kicks(index);
+            let Some(Some(device)) = self.slots.get_mut(index) else {
+                continue;
+            };
+            for queue in (0..64).filter(|queue| kicks >> queue & 1 != 0) {
+                device.transport.notify(queue);
+            }
+            if device.transport.has_work() {
+                device.transport.run(ram, BUDGET, &mut self.scratch);
+                more |= device.transport.has_work();
+                self.settle(index);
+            }
+        }
+        more
+    }
+
+    /// After anything that may have changed a device: its line, and what has to be logged.
+    fn settle(&mut self, index: usize) {
+        let Some(Some(device)) = self.slots.get_mut(index) else {
+            return;
+        };
+        let wanted = device.transport.interrupt();
+        if device.line != wanted {
+            device.line = wanted;
+            let line = device.slot.pci_device();
+            match dm::set_pci_intx_level(&XEN, self.guest, line, INTX, wanted) {
+                // A guest that is gone is noticed elsewhere.
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(error) => {
+                    log::error!(
+                        "device {}: interrupt line to {wanted}: {error}",
+                        device.slot
+                    );
+                }
+            }
+            counters::add(
+                if wanted {
+                    &counters::LINES_RAISED
+                } else {
+                    &counters::LINES_LOWERED
+                },
+                1,
+            );
+        }
+        if let Some(fault) = device.transport.take_fault()
+            && let Admission::Admitted { suppressed } = self.limiter.admit(time::now())
+        {
+            let slot = device.slot;
+            log::warn!("device {slot}: driver fault, broken until reset: {fault}");
+            if suppressed != 0 {
+                log::warn!("{suppressed} more such faults were not logged");
+            }
+        }
+    }
+}
+
+impl Device {
+    /// The slot it is in.
+    pub fn slot(&self) -> SlotIndex {
+        self.slot
+    }
+
+    /// Its registers and queues.
+    pub fn transport(&self) -> &MmioTransport<Disk, QUEUES> {
+        &self.transport
+    }
+
+    /// Its counters, by name.
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        let queue = self.transport.counters();
+        let disk = self.transport.device().counters();
+        [
+            ("kicks", queue.kicks),
+            ("passes", queue.passes),
+            ("requests", queue.requests),
+            ("interrupts", queue.interrupts),
+            ("suppressed", queue.suppressed),
+            ("bad-accesses", queue.bad_accesses),
+            ("faults", queue.faults),
+            ("resets", queue.resets),
+            ("reads", disk.reads),
+            ("bytes-read", disk.bytes_read),
+            ("writes", disk.writes),
+            ("bytes-written", disk.bytes_written),
+            ("flushes", disk.flushes),
+            ("zeroings", disk.zeroings),
+            ("others", disk.others),
+            ("errors", disk.errors),
+        ]
+        .to_vec()
+    }
+}
+
+/// The guest's register accesses on their way to a device.
+struct Bus<'a> {
+    table: &'a mut DeviceTable,
+    ram: &'a GuestRam,
+}
+
+/// Where an address leads.
+enum Place {
+    /// A register window, and the offset in it.
+    Window(SlotIndex, u64),
+    /// Between the windows, or a port.
+    Nowhere,
+}
+
+fn place(space: Space, addr: u64) -> Place {
+    match SlotIndex::at_address(addr) {
+        Some((slot, offset)) if space == Space::Memory => Place::Window(slot, offset),
+        _ => Place::Nowhere,
+    }
+}
+
+impl RegisterBus for Bus<'_> {
+    fn read(&mut self, space: Space, addr: u64, width: Width) -> u64 {
+        let Place::Window(slot, offset) = place(space, addr) else {
+            return width.mask();
+        };
+        match self.table.slots.get_mut(slot.index()) {
+            Some(Some(device)) => device.transport.read(offset, width.bytes()),
+            _ => Placeholder.read(offset, width.bytes()),
+        }
+    }
+
+    fn write(&mut self, space: Space, addr: u64, width: Width, value: u64) {
+        let Place::Window(slot, offset) = place(space, addr) else {
+            return;
+        };
+        if let Some(Some(device)) = self.table.slots.get_mut(slot.index()) {
+            device
+                .transport
+                .write(self.ram, offset, width.bytes(), value);
+            self.table.settle(slot.index());
+        }
+    }
+}

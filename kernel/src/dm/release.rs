@@ -1,0 +1,67 @@
+//! Letting the guest go: in order, or in an emergency.
+//!
+//! Everything an emergency needs is in atomics and in the ioreq page itself, so
+//! that it works from an exception handler, whatever was interrupted.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use vd_ioreq::answer_all;
+use xen_hypercall::dm::{self, ServerId};
+use xen_hypercall::{DomId, Errno};
+
+use super::slots;
+use crate::xen::XEN;
+
+/// Bit 31 = there is a server; bits 16..31 the guest (domain ids are below
+/// 0x7ff0), bits 0..16 the server.
+static SERVER: AtomicU32 = AtomicU32::new(0);
+const PRESENT: u32 = 1 << 31;
+
+/// Remembers the server from its creation on.
+pub fn remember(guest: DomId, server: ServerId) {
+    let value = PRESENT | u32::from(guest.0) << 16 | u32::from(server.0);
+    SERVER.store(value, Ordering::Release);
+}
+
+fn take() -> Option<(DomId, ServerId)> {
+    let value = SERVER.swap(0, Ordering::AcqRel);
+    let guest = DomId((value >> 16 & 0x7fff) as u16);
+    (value & PRESENT != 0).then_some((guest, ServerId(value as u16)))
+}
+
+/// Answers every slot; returns how many were answered.
+fn answer() -> usize {
+    let Some(page) = slots::page() else { return 0 };
+    let answered = answer_all(&page);
+    answered.iter().map(slots::notify).count()
+}
+
+/// Answers everything and destroys the server. Returns how many requests were answered,
+/// and what Xen said to the destruction.
+///
+/// Disabling comes between two rounds of answers: a request can come in until
+/// the server is disabled, and none can afterwards.
+fn release() -> (usize, Result<(), Errno>) {
+    let mut answered = answer();
+    let Some((guest, server)) = take() else {
+        return (answered, Ok(()));
+    };
+    // A guest that is being destroyed refuses this, and needs no answer.
+    let _ = dm::set_ioreq_server_state(&XEN, guest, server, false);
+    answered += answer();
+    (answered, dm::destroy_ioreq_server(&XEN, guest, server))
+}
+
+/// The panic path: returns how many requests were answered.
+pub fn emergency() -> usize {
+    release().0
+}
+
+/// The orderly way; the caller unmaps the guest's memory first.
+pub fn orderly() {
+    match release() {
+        (answered, Ok(())) => log::debug!("{answered} requests answered, server destroyed"),
+        (_, Err(Errno::ESRCH)) => log::debug!("the guest is gone, and its ioreq server with it"),
+        (_, Err(error)) => log::warn!("destroying the ioreq server: {error}"),
+    }
+}

@@ -1,0 +1,352 @@
+//! The main loop: wait for a guest, serve it, end.
+//!
+//! Invariants: while a guest is served nothing here waits for another domain; the domain sleeps only when there is
+//! nothing to do, and whatever comes before it sleeps wakes it.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt::Display;
+use core::ops::Range;
+
+use vd_boot::start_info::Module;
+use vd_config::{State, keys};
+use vd_kernel_core::description;
+use x86_64::instructions::interrupts;
+use xen_hypercall::sched::ShutdownReason;
+
+use crate::control::{self, Request};
+use crate::counters;
+use crate::dm::{Guest, slots};
+use crate::xen::events::{self, Happened};
+use crate::xen::store::Store;
+use crate::xen::{self, time};
+
+/// Nanoseconds between two looks at what no event tells of.
+const TICK: u64 = 500_000_000;
+/// Ticks after which counters are published even if the guest is busy.
+const BUSY_TICKS: u32 = 10;
+
+const WATCH_COMMIT: &str = "commit";
+const WATCH_SHUTDOWN: &str = "shutdown";
+const SHUTDOWN: &str = "control/shutdown";
+
+/// Why the domain ends.
+enum Stop {
+    /// The toolstack asked for it, in this word.
+    Toolstack(String),
+    /// The operator asked for it at the console.
+    Console,
+    /// The guest is gone.
+    GuestGone,
+}
+
+impl Display for Stop {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Toolstack(word) => write!(f, "the toolstack asks for {word}"),
+            Self::Console => f.write_str("asked for at the console"),
+            Self::GuestGone => f.write_str("the guest is gone"),
+        }
+    }
+}
+
+/// Sleeps until an event comes, unless `done` says that there is something to do.
+pub fn sleep_unless(done: impl Fn() -> bool) {
+    interrupts::disable();
+    if done() {
+        interrupts::enable();
+        return;
+    }
+    counters::add(&counters::SLEEPS, 1);
+    // Interrupts are let in by the instruction before the halt, and taken after it: none is missed in between.
+    interrupts::enable_and_hlt();
+}
+
+/// Runs the domain until its end.
+pub fn run(store: Store, modules: &[Module]) -> ! {
+    let module = modules.first().map(|module| module.range.clone());
+    let mut service = Service {
+        store,
+        module,
+        published: Vec::new(),
+    };
+    for (path, token) in [(keys::COMMIT, WATCH_COMMIT), (SHUTDOWN, WATCH_SHUTDOWN)] {
+        if let Err(error) = service.store.watch(path, token) {
+            log::error!("watching {path}: {error}");
+        }
+    }
+    service.tell(State::Waiting);
+    let stop = match service.wait_for_guest() {
+        Ok(guest) => service.serve(guest),
+        Err(stop) => stop,
+    };
+    log::info!("stopping: {stop}");
+    service.tell(State::Stopped);
+    log::info!("powering off");
+    xen::shutdown(ShutdownReason::POWEROFF)
+}
+
+struct Service {
+    store: Store,
+    module: Option<Range<u64>>,
+    /// Counters as last published.
+    published: Vec<(String, u64)>,
+}
+
+/// What xenstore had to say.
+#[derive(Default)]
+struct News {
+    commit: bool,
+    shutdown: bool,
+}
+
+impl Service {
+    /// Publishes the state, waiting for xenstored.
+    fn tell(&mut self, state: State) {
+        log::info!("state: {state}");
+        if let Err(error) = self
+            .store
+            .write(keys::STATUS_STATE, state.as_str().as_bytes())
+        {
+            // Before vdom has made the directory there is nothing to write to.
+            log::debug!("publishing the state: {error}");
+        }
+    }
+
+    /// Takes what xenstore has sent; never waits.
+    fn news(&mut self) -> News {
+        let mut news = News::default();
+        if let Err(error) = self.store.service() {
+            log::error!("xenstore: {error}");
+            self.reconnect();
+        }
+        while let Ok(Some(event)) = self.store.next_watch() {
+            news.commit |= event.token == WATCH_COMMIT;
+            news.shutdown |= event.token == WATCH_SHUTDOWN;
+        }
+        if self.store.take_overflow() {
+            news = News {
+                commit: true,
+                shutdown: true,
+            };
+        }
+        news
+    }
+
+    fn reconnect(&mut self) {
+        let renewed = self.store.reconnect().and_then(|()| {
+            self.store.watch(keys::COMMIT, WATCH_COMMIT)?;
+            self.store.watch(SHUTDOWN, WATCH_SHUTDOWN)
+        });
+        match renewed {
+            Ok(()) => log::info!("xenstore: connected again"),
+            Err(error) => log::error!("xenstore: {error}; devices go on, status does not"),
+        }
+    }
+
+    /// What the toolstack asks for, if it does. The answer is an empty value.
+    fn shutdown_request(&mut self) -> Option<Stop> {
+        let word = self.store.read_string(SHUTDOWN, 32).ok()?;
+        if word.is_empty() {
+            return None;
+        }
+        if !matches!(word.as_str(), "poweroff" | "halt" | "reboot") {
+            log::warn!(
+                "control/shutdown: \"{}\" is not supported",
+                word.escape_default()
+            );
+            return None;
+        }
+        if let Err(error) = self.store.write(SHUTDOWN, b"") {
+            log::debug!("acknowledging the shutdown: {error}");
+        }
+        Some(Stop::Toolstack(word))
+    }
+
+    /// Waits until there is a guest that can be served.
+    fn wait_for_guest(&mut self) -> Result<Guest, Stop> {
+        loop {
+            let news = self.news();
+            if news.shutdown
+                && let Some(stop) = self.shutdown_request()
+            {
+                return Err(stop);
+            }
+            if news.commit
+                && let Some(guest) = self.try_attach()
+            {
+                return Ok(guest);
+            }
+            if control::poll(None) == Some(Request::Shutdown) {
+                return Err(Stop::Console);
+            }
+            sleep_unless(events::any);
+            events::take();
+        }
+    }
+
+    fn try_attach(&mut self) -> Option<Guest> {
+        match description::is_committed(&mut self.store) {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(error) => {
+                log::error!("xenstore: {error}");
+                return None;
+            }
+        }
+        self.tell(State::Attaching);
+        let description = description::read(&mut self.store);
+        let guest = description.and_then(|it| Guest::attach(&it, self.module.as_ref()));
+        match guest {
+            Ok(guest) => {
+                for device in guest.devices().iter() {
+                    let (slot, disk) = (device.slot(), device.transport().device());
+                    let kib = vd_blk::Backend::sectors(disk.backend()) / 2;
+                    log::info!(
+                        "slot {slot}: disk of {kib} KiB at {:#x}, GSI {}",
+                        slot.base(),
+                        slot.gsi()
+                    );
+                }
+                log::info!("guest {} attached, {} vCPUs", guest.id(), guest.vcpus());
+                self.tell(State::Ready);
+                Some(guest)
+            }
+            Err(why) => {
+                log::error!("cannot attach: {why}");
+                if let Err(error) = self.store.write(keys::STATUS_ERROR, why.as_bytes()) {
+                    log::debug!("publishing the error: {error}");
+                }
+                self.tell(State::Failed);
+                None
+            }
+        }
+    }
+
+    /// Serves the guest until one of the two ends.
+    fn serve(&mut self, mut guest: Guest) -> Stop {
+        let mut ticks = Ticks::default();
+        time::wake_at(time::now() + TICK);
+        let stop = loop {
+            let happened = events::take();
+            let more = guest.pass();
+            if happened.contains(Happened::XENSTORE)
+                && self.news().shutdown
+                && let Some(stop) = self.shutdown_request()
+            {
+                break stop;
+            }
+            if happened.contains(Happened::CONSOLE)
+                && control::poll(Some(&guest)) == Some(Request::Shutdown)
+            {
+                break Stop::Console;
+            }
+            if happened.contains(Happened::TIMER) {
+                // An event could have been lost; nothing else may be.
+                slots::scan();
+                if !guest.is_alive() {
+                    break Stop::GuestGone;
+                }
+                if ticks.is_publishing_due() {
+                    self.publish(&guest);
+                }
+                time::wake_at(time::now() + TICK);
+            }
+            if !more {
+                sleep_unless(events::any);
+            }
+        };
+        self.summary(&guest);
+        self.publish_all(&guest);
+        drop(guest);
+        stop
+    }
+
+    /// Sends the counters that have changed, as many as fit, without waiting.
+    fn publish(&mut self, guest: &Guest) {
+        let Self {
+            store, published, ..
+        } = self;
+        // What does not fit this time is still different the next.
+        let mut room = true;
+        control::for_each_counter(Some(guest), |name, value| {
+            let at = published.iter().position(|(known, _)| known == name);
+            let changed = at
+                .and_then(|at| published.get(at))
+                .is_none_or(|(_, old)| *old != value);
+            if !changed || !room {
+                return;
+            }
+            let path = format!("{}/{name}", keys::STATUS_COUNTERS);
+            match store.post(&path, value.to_string().as_bytes()) {
+                Ok(true) => match at.and_then(|at| published.get_mut(at)) {
+                    Some(entry) => entry.1 = value,
+                    None => published.push((name.into(), value)),
+                },
+                Ok(false) | Err(_) => room = false,
+            }
+        });
+    }
+
+    /// Writes all counters, waiting for xenstored: the guest is not served any more.
+    fn publish_all(&mut self, guest: &Guest) {
+        let Self { store, .. } = self;
+        let mut failed = None;
+        control::for_each_counter(Some(guest), |name, value| {
+            let path = format!("{}/{name}", keys::STATUS_COUNTERS);
+            if failed.is_none() {
+                failed = store.write(&path, value.to_string().as_bytes()).err();
+            }
+        });
+        if let Some(error) = failed {
+            log::debug!("publishing counters: {error}");
+        }
+    }
+
+    fn summary(&self, guest: &Guest) {
+        let ioreq = slots::counters();
+        log::info!(
+            "served: {} doorbells in the interrupt handler, {} register reads, {} writes; {} answered",
+            ioreq.doorbells,
+            ioreq.register_reads,
+            ioreq.register_writes,
+            ioreq.answered
+        );
+        for device in guest.devices().iter() {
+            let queue = device.transport().counters();
+            let disk = device.transport().device().counters();
+            log::info!(
+                "slot {}: {} requests, {} interrupts, {} suppressed, {} bytes read, {} written, {} errors",
+                device.slot(),
+                queue.requests,
+                queue.interrupts,
+                queue.suppressed,
+                disk.bytes_read,
+                disk.bytes_written,
+                disk.errors
+            );
+        }
+    }
+}
+
+/// When to publish counters: soon when the guest is idle, seldom while it is busy.
+#[derive(Default)]
+struct Ticks {
+    doorbells: u64,
+    since: u32,
+}
+
+impl Ticks {
+    fn is_publishing_due(&mut self) -> bool {
+        let doorbells = slots::counters().doorbells;
+        let idle = doorbells == self.doorbells;
+        self.doorbells = doorbells;
+        self.since += 1;
+        let due = idle || self.since >= BUSY_TICKS;
+        if due {
+            self.since = 0;
+        }
+        due
+    }
+}

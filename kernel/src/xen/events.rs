@@ -1,0 +1,165 @@
+//! Event channels: the upcall handler, and which port means what.
+//!
+//! The 2-level ABI (public/event_channel.h): a word of selectors in `vcpu_info`,
+//! a bit a port in `shared_info`. Upcalls come as the vector set with
+//! `HVM_PARAM_CALLBACK_IRQ`, on whichever vCPU the port is bound to; unlike a
+//! vector set per vCPU with `HVMOP_set_evtchn_upcall_vector` it needs no
+//! end-of-interrupt, which would cost one more exit an upcall.
+//!
+//! Invariant: a port's pending bit is cleared before what it stands for is looked
+//! at, so that an event that comes meanwhile is not lost.
+
+use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use xen_hypercall::event_channel::{self, Virq};
+use xen_hypercall::{Errno, EvtchnPort, VcpuId, hvm};
+
+use super::{XEN, shared_info};
+use crate::arch::idt::UPCALL_VECTOR;
+use crate::counters;
+use crate::dm::slots;
+
+/// Ports of the 2-level ABI on 64 bits.
+const PORTS: usize = 4096;
+/// `callback_via` type 2: a vector.
+const CALLBACK_TYPE_VECTOR: u64 = 2 << 56;
+
+/// What a port stands for, in one word so that the handler needs one load.
+static MEANING: [AtomicU16; PORTS] = [const { AtomicU16::new(NOTHING) }; PORTS];
+const NOTHING: u16 = 0;
+const FLAG: u16 = 0x4000;
+const SLOT: u16 = 0x8000;
+
+/// Things that happened and that the main loop has not looked at yet.
+static HAPPENED: AtomicU32 = AtomicU32::new(0);
+
+bitflags::bitflags! {
+    /// What the main loop is woken for.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Happened: u32 {
+        /// The xenstore ring moved.
+        const XENSTORE = 1 << 0;
+        /// The console ring moved.
+        const CONSOLE = 1 << 1;
+        /// The timer fired.
+        const TIMER = 1 << 2;
+        /// An ioreq slot has work for the main loop, or a doorbell rang.
+        const GUEST = 1 << 3;
+    }
+}
+
+/// What a port is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Sets a flag for the main loop.
+    Flag(Happened),
+    /// The ioreq slot of a guest's vCPU: served in the handler.
+    Slot(u16),
+}
+
+/// Makes Xen deliver upcalls. Interrupts may be unmasked afterwards.
+///
+/// # Errors
+/// What Xen says.
+pub fn init() -> Result<(), Errno> {
+    let via = CALLBACK_TYPE_VECTOR | u64::from(UPCALL_VECTOR);
+    hvm::set_param(
+        &XEN,
+        xen_hypercall::DomId::SELF,
+        hvm::Param::CALLBACK_IRQ,
+        via,
+    )
+}
+
+/// Says what `port` stands for and lets its events through.
+///
+/// # Errors
+/// What Xen says to the unmask.
+pub fn listen(port: EvtchnPort, source: Source) -> Result<(), Errno> {
+    let meaning = match source {
+        Source::Flag(happened) => FLAG | happened.bits() as u16,
+        Source::Slot(vcpu) => SLOT | vcpu,
+    };
+    let entry = MEANING.get(port.0 as usize).ok_or(Errno::ERANGE)?;
+    entry.store(meaning, Ordering::Release);
+    // Only Xen may unmask: clearing the bit by hand would lose a pending event.
+    event_channel::unmask(&XEN, port)
+}
+
+/// Stops listening to `port` and closes it.
+pub fn close(port: EvtchnPort) {
+    if let Some(entry) = MEANING.get(port.0 as usize) {
+        entry.store(NOTHING, Ordering::Release);
+    }
+    if let Err(error) = event_channel::close(&XEN, port) {
+        log::debug!("closing event channel {}: {error}", port.0);
+    }
+}
+
+/// Binds the timer interrupt of the boot vCPU.
+///
+/// # Errors
+/// What Xen says.
+pub fn bind_timer() -> Result<(), Errno> {
+    let port = event_channel::bind_virq(&XEN, Virq::TIMER, VcpuId(0))?;
+    listen(port, Source::Flag(Happened::TIMER))
+}
+
+/// Marks `what` for the main loop.
+pub fn mark(what: Happened) {
+    HAPPENED.fetch_or(what.bits(), Ordering::Release);
+}
+
+/// Takes everything that was marked.
+pub fn take() -> Happened {
+    Happened::from_bits_truncate(HAPPENED.swap(0, Ordering::Acquire))
+}
+
+/// Takes `what` alone; returns whether it was marked.
+pub fn take_if(what: Happened) -> bool {
+    HAPPENED.fetch_and(!what.bits(), Ordering::AcqRel) & what.bits() != 0
+}
+
+/// Whether `what` is marked.
+pub fn is_marked(what: Happened) -> bool {
+    HAPPENED.load(Ordering::Acquire) & what.bits() != 0
+}
+
+/// Whether something is marked.
+pub fn any() -> bool {
+    is_marked(Happened::all())
+}
+
+/// The interrupt handler.
+pub extern "C" fn upcall() {
+    counters::add(&counters::UPCALLS, 1);
+    let Some(info) = shared_info::get() else {
+        return;
+    };
+    let vcpu = info.vcpu();
+    // The flag is cleared first: an event that comes while the words are walked
+    // raises another upcall.
+    while vcpu.take_upcall_pending() {
+        let mut selectors = vcpu.pending_selectors().swap(0, Ordering::AcqRel);
+        while selectors != 0 {
+            let word = selectors.trailing_zeros() as usize;
+            selectors &= selectors - 1;
+            serve_word(word, info.pending(word), info.mask(word));
+        }
+    }
+}
+
+fn serve_word(word: usize, pending: &AtomicU64, mask: &AtomicU64) {
+    let mut ready = pending.load(Ordering::Acquire) & !mask.load(Ordering::Relaxed);
+    while ready != 0 {
+        let bit = ready.trailing_zeros();
+        ready &= ready - 1;
+        pending.fetch_and(!(1 << bit), Ordering::AcqRel);
+        let port = word * 64 + bit as usize;
+        match MEANING[port].load(Ordering::Acquire) {
+            NOTHING => counters::add(&counters::STRAY_EVENTS, 1),
+            slot if slot & SLOT != 0 => slots::on_event(slot & !SLOT),
+            flag => mark(Happened::from_bits_truncate(u32::from(flag & !FLAG))),
+        }
+    }
+}
