@@ -22,6 +22,7 @@ Without options it runs the scenario main-job; the exit status is 0 only if ever
   --shell           a shell in dom0, on this terminal
   --timeout SECONDS give up after this time (default: 600; no limit for --shell)
   --keep-log FILE   keep a copy of the log here; the last one is always .cache/lab/last.log
+  --verbose         show Xen's messages too (the log always has them)
   --build           build everything, boot nothing
   --refresh         look for new versions of the Debian packages first
   --help            this text
@@ -55,6 +56,7 @@ parse() {
             --shell) MODE=shell ;;
             --build) MODE=build ;;
             --refresh) REFRESH=1 ;;
+            --verbose) VERBOSE=1 ;;
             --scenario | --exec | --timeout | --keep-log)
                 (($# > 1)) || usage_error "$1 needs a value"
                 parse_value "$1" "$2"
@@ -111,8 +113,8 @@ build() {
 }
 
 main() {
-    # shellcheck disable=SC2034 # LIMIT: for verdict.sh
-    MODE=scenario SCENARIOS=() COMMANDS='' LIMIT=600 KEEP_LOG='' REFRESH=0
+    # shellcheck disable=SC2034 # LIMIT, VERBOSE: for verdict.sh
+    MODE=scenario SCENARIOS=() COMMANDS='' LIMIT=600 KEEP_LOG='' REFRESH=0 VERBOSE=0
     parse "$@"
     ((${#SCENARIOS[@]})) || SCENARIOS=(main-job)
     take_lock

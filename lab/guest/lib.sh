@@ -37,7 +37,10 @@ wait_for_disk() {
 FAILED=0
 run_step() {
     began=$(now)
-    if (set -e; "step_$1") >/run/step.log 2>&1 3>/run/step.info; then
+    # Not as a condition: the shell ignores set -e in conditions.
+    (set -e; "step_$1") >/run/step.log 2>&1 3>/run/step.info
+    status=$?
+    if [ $status = 0 ]; then
         took=$(($(now) - began))
         say "step $1 ok ($((took / 100)).$((took / 10 % 10)) s) $(tr '\n' ' ' </run/step.info)"
     else

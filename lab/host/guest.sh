@@ -22,6 +22,9 @@ build_guest() {
         copy_libraries "$tree" "$file" "$root"
     done < <(list "$VD_LAB/files.guest")
     cp "$tree/etc/mke2fs.conf" "$root/etc"
+    ln -s dash "$root/usr/bin/sh"
+    # Where the kernel looks when it wants a module, such as ext4.
+    ln -s ../bin/busybox "$root/usr/sbin/modprobe"
     busybox_links "$root"
     install_modules "$VD_LAB/modules.guest" "$root"
     # Not compressed: unpacking costs an emulated guest more than reading.

@@ -15,7 +15,24 @@ run() {
     else
         # With pipefail, what fails here is QEMU.
         run_qemu "$work" "$MODE" stdio timeout --foreground "$LIMIT" </dev/null 2>&1 |
-            transcript | tee "$log" || QEMU_STATUS=$?
+            transcript | tee "$log" | readable || QEMU_STATUS=$?
+    fi
+}
+
+# Leaves out what Xen and the guests' firmware say, unless it has been asked for: the log has it.
+readable() {
+    if ((VERBOSE)); then
+        cat
+    else
+        sed -uE '/^ *[0-9.]+  (\(XEN\)|\(d[0-9]+\)|mapping kernel|about to get)/d'
+    fi
+}
+
+# The end of the log, with Xen's messages: what a crash leaves.
+show_end() {
+    if ((!VERBOSE)); then
+        echo "The last lines of $VD_CACHE/last.log:"
+        tail -n 25 "$VD_CACHE/last.log"
     fi
 }
 
@@ -41,13 +58,17 @@ judge_commands() {
     local status trouble
     status=$(sed -n 's/^status \([0-9]*\)\r*$/\1/p' "$1")
     trouble=$(crash)
-    [[ -z $trouble && -n $status ]] || die "${trouble:-dom0 has reported no status}"
+    if [[ -n $trouble || -z $status ]]; then
+        show_end
+        die "${trouble:-dom0 has reported no status}"
+    fi
     return "$status"
 }
 
 judge_scenarios() {
     local name passed=0 failed=0 trouble
     trouble=$(crash)
+    [[ -z $trouble ]] || show_end
     for name in "${SCENARIOS[@]}"; do
         if grep -q "^PASS $name (" "$1"; then
             passed=$((passed + 1))
@@ -58,7 +79,6 @@ judge_scenarios() {
         fi
     done
     if [[ -n $trouble ]]; then
-        echo "$trouble"
         echo "$passed passed, $failed failed"
         return 1
     fi
