@@ -54,7 +54,7 @@ fn run(line: &str, guest: Option<&Guest>) -> Option<Request> {
 }
 
 fn stats(guest: Option<&Guest>) -> fmt::Result {
-    let ms = time::now() / 1_000_000;
+    let ms = time::uptime() / 1_000_000;
     writeln!(Out, "up {}.{:03} s", ms / 1000, ms % 1000)?;
     writeln!(
         Out,

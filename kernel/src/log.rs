@@ -85,7 +85,7 @@ fn cut(args: fmt::Arguments<'_>) -> Line {
 }
 
 fn emit(to_xen: bool, args: fmt::Arguments<'_>) {
-    let ms = time::now() / 1_000_000;
+    let ms = time::uptime() / 1_000_000;
     let mut line = cut(format_args!("[{:5}.{:03}] {args}", ms / 1000, ms % 1000));
     let _ = line.push_str("\r\n");
     console::write(line.as_bytes());

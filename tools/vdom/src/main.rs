@@ -1,2 +1,243 @@
-//! Under construction.
-fn main() {}
+//! `vdom`: dom0's side of virtio-domain.
+//!
+//! It starts a driver domain and a guest with xl, gives the one power over the other with one domctl, describes the
+//! devices in xenstore, and takes no part in what happens afterwards.
+//!
+//! Invariant: whatever fails, the message names the domain, the step and the remedy, and the host is as it was before.
+
+mod attach;
+mod cli;
+mod create;
+mod destroy;
+mod domctl;
+mod driver;
+mod failure;
+#[cfg(test)]
+mod fake;
+mod guest;
+mod host;
+mod list;
+mod os;
+mod privcmd;
+mod report;
+mod rollback;
+mod rundir;
+mod ssdt;
+#[cfg(test)]
+mod testing;
+mod xenstore;
+mod xl;
+mod xlcfg;
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use vd_config::Devices;
+
+use cli::{Cli, Command};
+use domctl::Domctls;
+use failure::{At, Failure, Trouble};
+use host::{Host, Hypervisor};
+use privcmd::Privcmd;
+use report::Reporter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("vdom: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let verbose = cli.verbose;
+    match cli.command {
+        Command::Create {
+            config,
+            paused,
+            timeout,
+        } => {
+            let plan = create::plan(&config.path, &config.overrides)?;
+            let options = create::Options {
+                timeout: timeout.duration(),
+                paused,
+            };
+            create::run(&mut with_xen(verbose)?, &plan, options)
+        }
+        Command::Check { config } => {
+            create::plan(&config.path, &config.overrides).map(|plan| check(&plan))
+        }
+        Command::Attach {
+            driver,
+            guest,
+            devices,
+            timeout,
+        } => {
+            let devices = parse_devices(&driver, &devices)?;
+            attach::run(
+                &mut with_xen(verbose)?,
+                &driver,
+                &guest,
+                &devices,
+                timeout.duration(),
+            )
+        }
+        Command::List => print(&list::table(&mut without_xen(verbose)?)?),
+        Command::Stats { domain } => print(&list::stats(&mut without_xen(verbose)?, &domain)?),
+        Command::Destroy { guest, grace } => destroy::run(
+            &mut without_xen(verbose)?,
+            &guest,
+            Duration::from_secs(grace.into()),
+        ),
+        Command::Ssdt { output } => write_table(output.as_deref()),
+    }
+}
+
+/// A host with the privilege to pair domains.
+fn with_xen(verbose: bool) -> Result<Host, Failure> {
+    let mut host = without_xen(verbose)?;
+    let privcmd = Privcmd::open().map_err(|error| {
+        Trouble::new(
+            format!("/dev/xen/privcmd: {error}"),
+            "run vdom as root in dom0, with the module xen-privcmd loaded",
+        )
+    });
+    let domctls = privcmd
+        .and_then(Domctls::probe)
+        .at("Xen", "open hypercall interface")?;
+    host.report.step(
+        "Xen",
+        &format!("domctl interface version {:#x}", domctls.version()),
+    );
+    host.hypervisor = Box::new(domctls);
+    Ok(host)
+}
+
+/// A host for commands that issue no hypercall.
+fn without_xen(verbose: bool) -> Result<Host, Failure> {
+    os::catch_interrupts();
+    let store = xenstore::Daemon::connect().at("xenstore", "connect")?;
+    Ok(Host {
+        xl: Box::new(xl::XlCommand::from_environment()),
+        store: Box::new(store),
+        hypervisor: Box::new(NoXen),
+        clock: Box::new(os::RealClock(Instant::now())),
+        report: Reporter::new(verbose),
+        run_dir: std::env::var_os("VDOM_RUN_DIR")
+            .unwrap_or_else(|| "/run/vdom".into())
+            .into(),
+    })
+}
+
+/// In the place of Xen in commands that have not opened it.
+struct NoXen;
+
+impl Hypervisor for NoXen {
+    fn domain_info(&mut self, _id: u16) -> Result<Option<domctl::DomainInfo>, Trouble> {
+        Err(Trouble::new(
+            "the hypercall interface is not open",
+            "report this defect of vdom",
+        ))
+    }
+
+    fn set_target(&mut self, _driver: u16, _guest: u16) -> Result<(), Trouble> {
+        Err(Trouble::new(
+            "the hypercall interface is not open",
+            "report this defect of vdom",
+        ))
+    }
+}
+
+impl<X: domctl::Issue> Hypervisor for Domctls<X> {
+    fn domain_info(&mut self, id: u16) -> Result<Option<domctl::DomainInfo>, Trouble> {
+        Domctls::domain_info(self, id)
+    }
+
+    fn set_target(&mut self, driver: u16, guest: u16) -> Result<(), Trouble> {
+        Domctls::set_target(self, driver, guest)
+    }
+}
+
+fn parse_devices(driver: &str, texts: &[String]) -> Result<Devices, Failure> {
+    Devices::parse(texts.iter().map(String::as_bytes))
+        .map_err(|(index, error)| {
+            Trouble::new(
+                format!("device {}: {error}", index + 1),
+                "correct this --device",
+            )
+        })
+        .at(driver, "check devices")
+}
+
+/// What a good configuration leads to.
+fn check(plan: &create::Plan) {
+    let create::Plan { guest, driver } = plan;
+    println!(
+        "{}: {} MiB, driver domain {}",
+        guest.name, guest.memory_mib, driver.name
+    );
+    for note in &guest.notes {
+        println!("  note: {note}");
+    }
+    for (slot, device) in guest.devices.iter() {
+        println!(
+            "  slot {slot}: {device} (registers {:#x}, GSI {})",
+            slot.base(),
+            slot.gsi()
+        );
+    }
+    match &driver.source {
+        driver::Source::Text(text) => println!("the driver domain's configuration:\n{text}"),
+        driver::Source::File { path, overrides } => {
+            println!(
+                "the driver domain's configuration: {} {}",
+                path.display(),
+                overrides.join(" ")
+            );
+        }
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    output(text.as_bytes()).at("host", "write to standard output")
+}
+
+fn output(bytes: &[u8]) -> Result<(), Trouble> {
+    let mut stdout = std::io::stdout().lock();
+    stdout
+        .write_all(bytes)
+        .and_then(|()| stdout.flush())
+        .map_err(|error| {
+            Trouble::new(
+                error.to_string(),
+                "free some space, or keep the reader open",
+            )
+        })
+}
+
+fn write_table(path: Option<&Path>) -> Result<(), Failure> {
+    const STEP: &str = "write ACPI table";
+    let table = ssdt::table();
+    match path {
+        Some(path) => std::fs::write(path, table)
+            .map_err(|error| {
+                Trouble::new(
+                    format!("{}: {error}", path.display()),
+                    "choose another file",
+                )
+            })
+            .at("host", STEP),
+        None if std::io::stdout().is_terminal() => Err(Trouble::new(
+            "the table is binary and would garble the terminal",
+            "use -o FILE",
+        )
+        .at("host", STEP)),
+        None => output(&table).at("host", STEP),
+    }
+}

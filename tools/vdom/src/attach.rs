@@ -1,0 +1,273 @@
+//! Giving a driver domain its guest: the part that does not depend on who creates domains.
+
+use std::time::Duration;
+
+use vd_config::{Devices, State, keys};
+
+use crate::failure::{At, Failure, Trouble};
+use crate::host::{Change, Domain, Host, node};
+use crate::rollback::{Rollback, Undo};
+
+/// How often the driver domain's state is looked at.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Makes the directories in which the driver domain says how it is doing. It cannot make them itself.
+pub(crate) fn prepare(host: &mut Host, driver: &Domain) -> Result<(), Failure> {
+    host.report
+        .step(&driver.name, "making its directories in xenstore");
+    let changes = [
+        Change::Directory {
+            path: node(driver.id, keys::ROOT),
+            owner: 0,
+            reader: driver.id,
+        },
+        Change::Directory {
+            path: node(driver.id, keys::STATUS),
+            owner: driver.id,
+            reader: driver.id,
+        },
+    ];
+    host.store
+        .change(&changes)
+        .at(&driver.name, "prepare xenstore")
+}
+
+/// Makes `driver` serve `guest`, and waits until it does.
+pub(crate) fn attach(
+    rollback: &mut Rollback<'_>,
+    driver: &Domain,
+    guest: &Domain,
+    devices: &Devices,
+    timeout: Duration,
+) -> Result<(), Failure> {
+    let host = &mut *rollback.host;
+    host.report.step(
+        &driver.name,
+        &format!("set_target: power over domain {}", guest.id),
+    );
+    host.hypervisor
+        .set_target(driver.id, guest.id)
+        .at(&driver.name, "set target")?;
+    host.report.step(
+        &driver.name,
+        &format!("describing {} device(s) in xenstore", devices.len()),
+    );
+    host.store
+        .change(&description(driver.id, guest.id, devices))
+        .at(&driver.name, "describe devices")?;
+    let written = [
+        keys::COMMIT,
+        keys::VERSION,
+        keys::TARGET,
+        keys::TARGET_TYPE,
+        keys::DEVICE,
+    ];
+    rollback.push(Undo::RemoveNodes {
+        domain: driver.name.clone(),
+        paths: written.map(|key| node(driver.id, key)).into(),
+    });
+    wait_until_ready(rollback.host, driver, timeout)
+}
+
+/// What has to be in xenstore; the marker comes last.
+fn description(driver: u16, guest: u16, devices: &Devices) -> Vec<Change> {
+    let write = |key: &str, value: String| Change::Write {
+        path: node(driver, key),
+        value,
+    };
+    let mut changes = vec![
+        write(keys::VERSION, keys::VERSION_VALUE.into()),
+        write(keys::TARGET, guest.to_string()),
+        write(
+            keys::TARGET_TYPE,
+            vd_config::TargetType::Hvm.as_str().into(),
+        ),
+    ];
+    for (slot, device) in devices.iter() {
+        let infallible = device.write_pairs::<std::convert::Infallible>(|key, value| {
+            changes.push(write(
+                &format!("{}/{slot}/{key}", keys::DEVICE),
+                value.to_string(),
+            ));
+            Ok(())
+        });
+        let Ok(()) = infallible;
+    }
+    changes.push(write(keys::COMMIT, keys::COMMIT_VALUE.into()));
+    changes
+}
+
+/// Waits for the state "ready".
+fn wait_until_ready(host: &mut Host, driver: &Domain, timeout: Duration) -> Result<(), Failure> {
+    const STEP: &str = "wait until ready";
+    let name = &driver.name;
+    let fail = |what: String, remedy: String| Err(Trouble::new(what, remedy).at(name, STEP));
+    let start = host.clock.now();
+    let mut seen = None;
+    loop {
+        let state = host.state(driver.id).at(name, STEP)?;
+        if state != seen {
+            host.report.step(name, &format!("state: {}", shown(state)));
+            seen = state;
+        }
+        match state {
+            Some(State::Ready) => return Ok(()),
+            Some(State::Failed) => {
+                let error = host
+                    .text(&node(driver.id, keys::STATUS_ERROR))
+                    .at(name, STEP)?;
+                let error = error.filter(|text| !text.is_empty());
+                return fail(
+                    error.unwrap_or_else(|| "it has failed and does not say why".into()),
+                    format!(
+                        "this is the driver domain's own report; its console (xl console {name}) may say more"
+                    ),
+                );
+            }
+            Some(State::Stopped) => {
+                return fail(
+                    "it has stopped".into(),
+                    "do not shut it down while it attaches".into(),
+                );
+            }
+            None | Some(State::Waiting | State::Attaching) => {}
+        }
+        let info = host.hypervisor.domain_info(driver.id).at(name, STEP)?;
+        if !info.is_some_and(|info| info.alive()) {
+            return fail(
+                format!("it has died; its last state was: {}", shown(state)),
+                format!(
+                    "look for its last words in xl dmesg and /var/log/xen/console/guest-{name}.log"
+                ),
+            );
+        }
+        if host.clock.interrupted() {
+            return fail("interrupted".into(), "start again".into());
+        }
+        if host.clock.now().saturating_sub(start) >= timeout {
+            return fail(
+                format!(
+                    "it is not ready after {} s; its state is: {}",
+                    timeout.as_secs(),
+                    shown(state)
+                ),
+                format!(
+                    "look at xl console {name} and xl dmesg, or give it more time with --timeout"
+                ),
+            );
+        }
+        host.clock.sleep(POLL);
+    }
+}
+
+fn shown(state: Option<State>) -> &'static str {
+    state.map_or("none yet", State::as_str)
+}
+
+/// The command `vdom attach`: both domains were created by somebody else.
+pub(crate) fn run(
+    host: &mut Host,
+    driver: &str,
+    guest: &str,
+    devices: &Devices,
+    timeout: Duration,
+) -> Result<(), Failure> {
+    let driver = existing(host, driver)?;
+    let guest = existing(host, guest)?;
+    check_pair(host, &driver, &guest)?;
+    let mut rollback = Rollback::new(host);
+    if !rollback
+        .host
+        .is_driver(driver.id)
+        .at(&driver.name, "prepare xenstore")?
+    {
+        prepare(rollback.host, &driver)?;
+        let paths = vec![node(driver.id, keys::ROOT)];
+        rollback.push(Undo::RemoveNodes {
+            domain: driver.name.clone(),
+            paths,
+        });
+    }
+    attach(&mut rollback, &driver, &guest, devices, timeout)?;
+    rollback.keep();
+    host.report.say(&format!(
+        "{} (id {}) serves {} device(s) to {} (id {})",
+        driver.name,
+        driver.id,
+        devices.len(),
+        guest.name,
+        guest.id
+    ));
+    Ok(())
+}
+
+fn existing(host: &mut Host, name: &str) -> Result<Domain, Failure> {
+    host.find(name).at(name, "find domain")?.ok_or_else(|| {
+        Trouble::new(
+            "there is no such domain",
+            "create it with xl first; `xl list` shows all",
+        )
+        .at(name, "find domain")
+    })
+}
+
+/// Finds what would make attaching pointless, before set_target, which cannot be taken back.
+fn check_pair(host: &mut Host, driver: &Domain, guest: &Domain) -> Result<(), Failure> {
+    const STEP: &str = "check domains";
+    let fail = |domain: &Domain, what: String, remedy: &str| {
+        Err(Trouble::new(what, remedy).at(&domain.name, STEP))
+    };
+    if driver.id == 0 || guest.id == 0 || driver.id == guest.id {
+        return fail(
+            driver,
+            format!("domain {} cannot serve domain {}", driver.id, guest.id),
+            "name a driver domain, then a guest",
+        );
+    }
+    if let Some(target) = host.target(driver.id).at(&driver.name, STEP)? {
+        return fail(
+            driver,
+            format!("it already serves domain {target}"),
+            "a driver domain serves one guest for its whole life: start a new one",
+        );
+    }
+    let kind = host
+        .text(&format!("/libxl/{}/type", guest.id))
+        .at(&guest.name, STEP)?;
+    if let Some(kind) = kind.filter(|kind| kind != "hvm") {
+        return fail(
+            guest,
+            format!("a guest of type {kind} cannot be served: it finds no virtio-mmio devices"),
+            "use type = \"hvm\" in its configuration",
+        );
+    }
+    let info = host
+        .hypervisor
+        .domain_info(guest.id)
+        .at(&guest.name, STEP)?;
+    match info {
+        Some(info) if !info.alive() => fail(guest, "it has ended".into(), "create it again"),
+        Some(info) if !info.hvm => fail(
+            guest,
+            "it is a PV domain".into(),
+            "use type = \"hvm\" in its configuration",
+        ),
+        Some(info) => {
+            if !info.paused {
+                host.report.note(
+                    &guest.name,
+                    "it is running: it has the devices only if it looks for them after this",
+                );
+            }
+            Ok(())
+        }
+        None => fail(
+            guest,
+            format!("Xen has no domain {}", guest.id),
+            "create it again",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+//! The separate command, for domains that others have created.
+
+use super::*;
+use crate::fake::{Behaviour, Fake};
+use crate::testing::TempDir;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+fn devices() -> Devices {
+    Devices::parse([&b"type=blk,backend=ram:1M"[..]]).unwrap()
+}
+
+fn two_domains() -> Fake {
+    let fake = Fake::new();
+    fake.add(7, "driver", "pvh");
+    fake.add(8, "guest", "hvm");
+    fake
+}
+
+fn attach_to(fake: &Fake, driver: &str, guest: &str) -> Result<(), Failure> {
+    let dir = TempDir::new("attach");
+    run(
+        &mut fake.host(dir.path()),
+        driver,
+        guest,
+        &devices(),
+        TIMEOUT,
+    )
+}
+
+#[test]
+fn names_and_ids_are_understood() {
+    for (driver, guest) in [("driver", "guest"), ("7", "8")] {
+        let fake = two_domains();
+        attach_to(&fake, driver, guest).unwrap();
+        assert_eq!(fake.value(&node(7, keys::TARGET)).as_deref(), Some("8"));
+        assert_eq!(fake.named("driver").unwrap().1.target, Some(8));
+    }
+}
+
+#[test]
+fn unsuitable_domains_are_refused_before_anything_is_done() {
+    for (driver, guest, reason) in [
+        ("none", "guest", "no such domain"),
+        ("driver", "none", "no such domain"),
+        ("driver", "driver", "cannot serve"),
+        ("driver", "0", "cannot serve"),
+        ("0", "guest", "cannot serve"),
+        ("driver", "container", "type pvh"),
+        ("driver", "old", "type pv"),
+    ] {
+        let fake = two_domains();
+        fake.add(9, "container", "pvh");
+        fake.add(10, "old", "pv");
+        let before = fake.state();
+        let failure = attach_to(&fake, driver, guest).unwrap_err();
+        assert!(failure.to_string().contains(reason), "{failure}");
+        assert_eq!(fake.state(), before, "{failure}");
+    }
+}
+
+#[test]
+fn a_guest_that_has_ended_is_refused() {
+    let fake = two_domains();
+    fake.0.borrow_mut().state.domains.get_mut(&8).unwrap().dead = true;
+    let failure = attach_to(&fake, "driver", "guest").unwrap_err();
+    assert!(failure.to_string().contains("it has ended"), "{failure}");
+}
+
+#[test]
+fn a_second_guest_is_refused() {
+    let fake = two_domains();
+    fake.add(9, "other", "hvm");
+    attach_to(&fake, "driver", "guest").unwrap();
+    let before = fake.state();
+    let failure = attach_to(&fake, "driver", "other").unwrap_err();
+    assert!(
+        failure.to_string().contains("already serves domain 8"),
+        "{failure}"
+    );
+    assert_eq!(fake.state(), before);
+}
+
+/// Only the target stays: Xen cannot take it back.
+#[test]
+fn a_failure_leaves_nothing_in_xenstore() {
+    let calls = {
+        let fake = two_domains();
+        attach_to(&fake, "driver", "guest").unwrap();
+        fake.0.borrow().log.len()
+    };
+    for number in 0..calls {
+        let fake = two_domains();
+        fake.0.borrow_mut().fail_at = Some(number);
+        let before = fake.state();
+        attach_to(&fake, "driver", "guest").unwrap_err();
+        let after = fake.state();
+        assert_eq!(
+            (after.tree, after.permissions),
+            (before.tree, before.permissions),
+            "call {number}"
+        );
+    }
+    let fake = two_domains();
+    fake.0.borrow_mut().behaviour = Behaviour::Fails("no");
+    let before = fake.state();
+    attach_to(&fake, "driver", "guest").unwrap_err();
+    assert_eq!(fake.state().tree, before.tree);
+}

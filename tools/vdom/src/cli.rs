@@ -1,0 +1,156 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+const ABOUT: &str = "Gives a Xen HVM guest virtio devices that a driver domain serves.";
+
+const MORE: &str = "\
+Exit status: 0 done; 1 failed, and everything that was done has been rolled back; 2 wrong usage.
+Messages go to standard error as \"vdom: DOMAIN: STEP: WHAT (REMEDY)\".
+
+Environment:
+  VDOM_XL          the xl to use (default: xl in $PATH)
+  VDOM_RUN_DIR     where the files of running guests are kept (default: /run/vdom)
+  XENSTORED_PATH   xenstored's socket or device (default: the usual places)
+
+vdom has to run as root in dom0.";
+
+const CREATE_MORE: &str = "\
+GUEST.cfg is an ordinary xl configuration (type = \"hvm\") with keys that xl ignores:
+  vdom_devices = [ \"DEVICE\", ... ]   the devices; required
+  vdom_ramdisk = \"disk.img\"          the disk image behind backend=module
+  vdom_image   = \"PATH\"              the driver domain's image
+                                     (default: /usr/lib/virtio-domain/virtio-domain)
+  vdom_cmdline = \"log=debug\"         the driver domain's command line
+  vdom_name    = \"NAME\"              its name (default: the guest's with -vd)
+  vdom_driver  = \"driver.cfg\"        its xl configuration, instead of the four above
+Paths are relative to the directory of GUEST.cfg.
+
+A DEVICE is a list of key=value, separated by commas:
+  slot=0..15        where the guest sees it (default: the next free one)
+  type=blk          a disk; required
+  backend=module    its data is the driver domain's module: vdom_ramdisk
+  backend=ram:SIZE  its data is memory, zeroes at first; SIZE is 64M, 1G, ...
+  serial=TEXT       up to 20 characters
+  readonly=0|1      (default: 0)
+  block-size=512|4096
+
+vdom starts the driver domain, creates the guest paused, gives the driver domain power over the
+guest, describes the devices, waits until they are ready, and lets the guest run.";
+
+const ATTACH_MORE: &str = "\
+For toolstacks other than xl. Create the driver domain (PVH, altp2m and nested virtualization off,
+enough shadow memory) and the guest (HVM, with the table of `vdom ssdt` as its acpi_firmware,
+paused), then attach, then let the guest run. A driver domain serves one guest for its whole life.";
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "vdom", version, about = ABOUT, after_help = MORE, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Print each step with the time since the start
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create a guest and its driver domain, and let it run
+    #[command(after_help = CREATE_MORE)]
+    Create {
+        #[command(flatten)]
+        config: GuestConfig,
+        /// Leave the guest paused
+        #[arg(short, long)]
+        paused: bool,
+        #[command(flatten)]
+        timeout: Timeout,
+    },
+    /// Check a guest's configuration without creating anything
+    Check {
+        #[command(flatten)]
+        config: GuestConfig,
+    },
+    /// Make a running driver domain serve an existing guest
+    #[command(after_help = ATTACH_MORE)]
+    Attach {
+        /// Driver domain: name or id
+        driver: String,
+        /// Guest: name or id
+        guest: String,
+        /// A device, as in vdom_devices; can be given several times
+        #[arg(short, long = "device", value_name = "DEVICE", required = true)]
+        devices: Vec<String>,
+        #[command(flatten)]
+        timeout: Timeout,
+    },
+    /// List guests with their driver domains
+    List,
+    /// Show what a driver domain has counted
+    Stats {
+        /// Guest or driver domain: name or id
+        domain: String,
+    },
+    /// Destroy a guest and its driver domain, or what is left of them
+    Destroy {
+        /// Guest: name or id
+        guest: String,
+        /// Time that the driver domain has to release the guest and power off by itself
+        #[arg(short, long, value_name = "SECONDS", default_value_t = 5)]
+        grace: u16,
+    },
+    /// Write the ACPI table that every guest gets (an SSDT in AML)
+    Ssdt {
+        /// Where to write it instead of standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+}
+
+/// A guest's configuration.
+#[derive(Args, Debug)]
+pub(crate) struct GuestConfig {
+    /// xl configuration of the guest
+    #[arg(value_name = "GUEST.cfg")]
+    pub(crate) path: PathBuf,
+    /// Settings that win over the configuration's, as in `xl create`
+    #[arg(value_name = "KEY=VALUE", value_parser = setting)]
+    pub(crate) overrides: Vec<String>,
+}
+
+/// How long to wait.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Timeout {
+    /// Time that the driver domain has to become ready
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..))]
+    timeout: u16,
+}
+
+impl Timeout {
+    pub(crate) fn duration(self) -> Duration {
+        Duration::from_secs(self.timeout.into())
+    }
+}
+
+fn setting(text: &str) -> Result<String, String> {
+    if text.contains('=') {
+        Ok(text.into())
+    } else {
+        Err("a setting has the form KEY=VALUE".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}

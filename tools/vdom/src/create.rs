@@ -1,0 +1,214 @@
+//! The command `vdom create`: from two configurations to a running guest, or back to where it was.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::attach;
+use crate::driver::{Driver, Source};
+use crate::failure::{At, Failure, Trouble};
+use crate::guest::{self, Guest};
+use crate::host::{Domain, Host};
+use crate::rollback::{Rollback, Undo};
+use crate::rundir::RunDir;
+use crate::ssdt;
+
+/// What is to be created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) guest: Guest,
+    pub(crate) driver: Driver,
+}
+
+/// How.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    /// How long the driver domain may take.
+    pub(crate) timeout: Duration,
+    /// Whether the guest stays paused.
+    pub(crate) paused: bool,
+}
+
+/// Reads and checks the configurations.
+pub(crate) fn plan(path: &Path, overrides: &[String]) -> Result<Plan, Failure> {
+    const STEP: &str = "check configuration";
+    let config = guest::load(path, overrides).at(&path.display().to_string(), STEP)?;
+    let name = guest::name_or_path(&config, path);
+    let guest = Guest::from_config(&config, path, overrides).at(&name, STEP)?;
+    let driver = Driver::for_guest(&guest).at(&name, "check driver domain")?;
+    Ok(Plan { guest, driver })
+}
+
+/// Creates both domains and lets the guest run.
+pub(crate) fn run(host: &mut Host, plan: &Plan, options: Options) -> Result<(), Failure> {
+    let Plan { guest, driver } = plan;
+    for note in &guest.notes {
+        host.report.note(&guest.name, note);
+    }
+    check_free(host, &guest.name)?;
+    check_free(host, &driver.name)?;
+    let mut rollback = Rollback::new(host);
+    let (dir, table, driver_config) = files(&mut rollback, plan)?;
+    let driver_domain = start_driver(&mut rollback, driver, &driver_config)?;
+    dir.write_driver(&driver_domain)
+        .at(&driver.name, "record driver domain")?;
+    let guest_domain = create_guest(&mut rollback, guest, &table)?;
+    attach::attach(
+        &mut rollback,
+        &driver_domain,
+        &guest_domain,
+        &guest.devices,
+        options.timeout,
+    )?;
+    if !options.paused {
+        go_on(rollback.host, &guest.name)?;
+        rollback.host.report.step(&guest.name, "letting it run");
+        rollback
+            .host
+            .xl
+            .unpause(guest_domain.id)
+            .at(&guest.name, "unpause")?;
+    }
+    rollback.keep();
+    dir.created();
+    let done = if options.paused { "is paused" } else { "runs" };
+    let count = guest.devices.len();
+    host.report.say(&format!(
+        "{} (id {}) {done} with {count} device(s) served by {} (id {})",
+        guest.name, guest_domain.id, driver_domain.name, driver_domain.id
+    ));
+    Ok(())
+}
+
+fn check_free(host: &mut Host, name: &str) -> Result<(), Failure> {
+    const STEP: &str = "check names";
+    let running = host
+        .domains()
+        .at(name, STEP)?
+        .into_iter()
+        .find(|domain| domain.name == name);
+    match running {
+        None => Ok(()),
+        Some(domain) => Err(Trouble::new(
+            format!("a domain of this name is running (id {})", domain.id),
+            format!("choose another name, or end it: vdom destroy {name}, or xl destroy {name} if vdom did not create it"),
+        )
+        .at(name, STEP)),
+    }
+}
+
+/// Makes the files that xl is going to read.
+fn files(rollback: &mut Rollback<'_>, plan: &Plan) -> Result<(RunDir, PathBuf, PathBuf), Failure> {
+    const STEP: &str = "write files";
+    let name = &plan.guest.name;
+    let dir = RunDir::of(&rollback.host.run_dir, name);
+    rollback.host.report.step(
+        name,
+        &format!("writing its ACPI table to {}", dir.path().display()),
+    );
+    dir.make().at(name, STEP)?;
+    rollback.push(Undo::RemoveDir(dir.path().to_owned()));
+    let table = dir.write_table(&ssdt::table()).at(name, STEP)?;
+    let config = match &plan.driver.source {
+        Source::Text(text) => dir.write_driver_config(text).at(&plan.driver.name, STEP)?,
+        Source::File { path, .. } => path.clone(),
+    };
+    Ok((dir, table, config))
+}
+
+/// Starts the driver domain: it boots while the guest is being built.
+fn start_driver(
+    rollback: &mut Rollback<'_>,
+    driver: &Driver,
+    config: &Path,
+) -> Result<Domain, Failure> {
+    const STEP: &str = "start driver domain";
+    let name = &driver.name;
+    let overrides = match &driver.source {
+        Source::Text(_) => &[][..],
+        Source::File { overrides, .. } => overrides,
+    };
+    let domain = create(rollback, name, config, overrides, STEP)?;
+    attach::prepare(rollback.host, &domain)?;
+    rollback.host.report.step(name, "letting it boot");
+    rollback.host.xl.unpause(domain.id).at(name, STEP)?;
+    Ok(domain)
+}
+
+fn create_guest(
+    rollback: &mut Rollback<'_>,
+    guest: &Guest,
+    table: &Path,
+) -> Result<Domain, Failure> {
+    let table = table.display().to_string();
+    let mut overrides = guest.overrides.clone();
+    overrides.push(format!("acpi_firmware={}", crate::driver::quote(&table)));
+    create(
+        rollback,
+        &guest.name,
+        &guest.config,
+        &overrides,
+        "create guest",
+    )
+}
+
+/// Creates a domain, paused, and finds out its id.
+fn create(
+    rollback: &mut Rollback<'_>,
+    name: &str,
+    config: &Path,
+    overrides: &[String],
+    step: &'static str,
+) -> Result<Domain, Failure> {
+    let host = &mut *rollback.host;
+    go_on(host, name)?;
+    host.report.step(
+        name,
+        &format!("xl create -p {} {}", config.display(), overrides.join(" ")),
+    );
+    host.xl.create(config, overrides).at(name, step)?;
+    // The id comes from xenstore. A domain that cannot be found there cannot be rolled back by its id either.
+    let found = host.domains().and_then(|domains| {
+        domains
+            .into_iter()
+            .find(|domain| domain.name == name)
+            .ok_or_else(|| {
+                Trouble::new(
+                    "xl has created it, but it is not in xenstore",
+                    format!("see xl list; xl destroy {name}"),
+                )
+            })
+    });
+    let domain = match found {
+        Ok(domain) => domain,
+        Err(trouble) => {
+            // Once more: the first failure may have been of the connection only.
+            if let Ok(Some(domain)) = host.find(name) {
+                rollback.push(Undo::Destroy {
+                    id: domain.id,
+                    name: domain.name,
+                });
+            }
+            return Err(trouble.at(name, step));
+        }
+    };
+    rollback
+        .host
+        .report
+        .step(name, &format!("has id {}", domain.id));
+    rollback.push(Undo::Destroy {
+        id: domain.id,
+        name: name.into(),
+    });
+    Ok(domain)
+}
+
+/// Between two steps: does the operator still want it?
+fn go_on(host: &mut Host, name: &str) -> Result<(), Failure> {
+    if host.clock.interrupted() {
+        return Err(Trouble::new("interrupted", "start again").at(name, "create"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,373 @@
+//! A host for tests: domains, a tree and a clock, with a failure wherever a test wants one.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use vd_config::keys;
+
+use crate::domctl::DomainInfo;
+use crate::failure::Trouble;
+use crate::host::{Change, Clock, Host, Hypervisor, Store, Xl, node};
+use crate::report::Reporter;
+use crate::xlcfg::Config;
+
+/// What the driver domain does once it has its description.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Behaviour {
+    /// It becomes ready.
+    #[default]
+    Ready,
+    /// It fails with this text.
+    Fails(&'static str),
+    /// It says nothing at all.
+    Silent,
+    /// It shuts down.
+    Dies,
+}
+
+/// A domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FakeDomain {
+    pub(crate) name: String,
+    pub(crate) paused: bool,
+    pub(crate) dead: bool,
+    pub(crate) target: Option<u16>,
+    /// Its settings, as xl has seen them.
+    pub(crate) config: Vec<(String, String)>,
+}
+
+/// The state of the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) domains: BTreeMap<u16, FakeDomain>,
+    pub(crate) tree: BTreeMap<String, Vec<u8>>,
+    /// Owner and reader.
+    pub(crate) permissions: BTreeMap<String, (u16, u16)>,
+}
+
+/// The host, and what is going to happen to it.
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    pub(crate) state: State,
+    pub(crate) behaviour: Behaviour,
+    /// Every call, in order.
+    pub(crate) log: Vec<String>,
+    /// The call that fails.
+    pub(crate) fail_at: Option<usize>,
+    /// Calls of this kind fail, always.
+    pub(crate) fail_kind: Option<&'static str>,
+    /// After that many calls the operator presses Ctrl-C.
+    pub(crate) interrupt_at: Option<usize>,
+    /// A driver domain powers off by itself after its guest has gone.
+    pub(crate) drivers_end: bool,
+    pub(crate) now: Duration,
+    next_id: u16,
+}
+
+/// The world, shared between the parts of a host.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fake(pub(crate) Rc<RefCell<World>>);
+
+impl Fake {
+    /// A world in which only dom0 runs.
+    pub(crate) fn new() -> Self {
+        let fake = Self::default();
+        fake.add(0, "Domain-0", "pv");
+        fake.0.borrow_mut().next_id = 5;
+        fake
+    }
+
+    pub(crate) fn host(&self, run_dir: &Path) -> Host {
+        Host {
+            xl: Box::new(self.clone()),
+            store: Box::new(self.clone()),
+            hypervisor: Box::new(self.clone()),
+            clock: Box::new(self.clone()),
+            report: Reporter::new(false),
+            run_dir: run_dir.to_owned(),
+        }
+    }
+
+    /// Adds a running domain.
+    pub(crate) fn add(&self, id: u16, name: &str, kind: &str) {
+        let mut world = self.0.borrow_mut();
+        let config = vec![("type".into(), kind.into())];
+        let domain = FakeDomain {
+            name: name.into(),
+            paused: false,
+            dead: false,
+            target: None,
+            config,
+        };
+        world.state.domains.insert(id, domain);
+        world.set(&node(id, "name"), name);
+        world.set(&format!("/libxl/{id}/type"), kind);
+    }
+
+    pub(crate) fn value(&self, path: &str) -> Option<String> {
+        let world = self.0.borrow();
+        world
+            .state
+            .tree
+            .get(path)
+            .map(|value| String::from_utf8_lossy(value).into_owned())
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.0.borrow().state.clone()
+    }
+
+    pub(crate) fn named(&self, name: &str) -> Option<(u16, FakeDomain)> {
+        let world = self.0.borrow();
+        let found = world
+            .state
+            .domains
+            .iter()
+            .find(|(_, domain)| domain.name == name);
+        found.map(|(id, domain)| (*id, domain.clone()))
+    }
+}
+
+impl World {
+    /// Every call starts here.
+    fn call(&mut self, kind: &str, what: &str) -> Result<(), Trouble> {
+        let number = self.log.len();
+        self.log
+            .push(format!("{kind} {what}").trim_end().to_owned());
+        if self.fail_at == Some(number) || self.fail_kind == Some(kind) {
+            return Err(Trouble::new(
+                format!("injected failure of {kind} {what}"),
+                "none",
+            ));
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, path: &str, value: &str) {
+        self.state.tree.insert(path.into(), value.into());
+    }
+
+    fn remove(&mut self, path: &str) {
+        let below = format!("{path}/");
+        self.state
+            .tree
+            .retain(|node, _| node != path && !node.starts_with(&below));
+        self.state
+            .permissions
+            .retain(|node, _| node != path && !node.starts_with(&below));
+    }
+
+    fn remove_domain(&mut self, id: u16) {
+        self.state.domains.remove(&id);
+        self.remove(&format!("/local/domain/{id}"));
+        self.remove(&format!("/libxl/{id}"));
+    }
+
+    /// What the domains do while vdom sleeps.
+    fn live(&mut self) {
+        let ids: Vec<u16> = self.state.domains.keys().copied().collect();
+        for id in ids {
+            self.live_driver(id);
+        }
+    }
+
+    fn live_driver(&mut self, id: u16) {
+        let Some(domain) = self.state.domains.get(&id) else {
+            return;
+        };
+        if domain.paused || !self.state.permissions.contains_key(&node(id, keys::STATUS)) {
+            return;
+        }
+        if let Some(target) = domain.target
+            && self.drivers_end
+            && !self.state.domains.contains_key(&target)
+        {
+            self.remove_domain(id);
+            return;
+        }
+        let state = node(id, keys::STATUS_STATE);
+        match (
+            self.state.tree.contains_key(&node(id, keys::COMMIT)),
+            self.behaviour,
+        ) {
+            (_, Behaviour::Silent) => {}
+            (false, _) => self.set(&state, "waiting"),
+            (true, Behaviour::Ready) => self.set(&state, "ready"),
+            (true, Behaviour::Fails(text)) => {
+                self.set(&state, "failed");
+                self.set(&node(id, keys::STATUS_ERROR), text);
+            }
+            (true, Behaviour::Dies) => {
+                if let Some(domain) = self.state.domains.get_mut(&id) {
+                    domain.dead = true;
+                }
+            }
+        }
+    }
+}
+
+impl Xl for Fake {
+    fn create(&mut self, path: &Path, overrides: &[String]) -> Result<(), Trouble> {
+        let mut world = self.0.borrow_mut();
+        let mut config = Config::default();
+        config
+            .add("xl", &std::fs::read_to_string(path).unwrap())
+            .unwrap();
+        for text in overrides {
+            config.add("override", text).unwrap();
+        }
+        let text = |key: &str| {
+            config
+                .get(key)
+                .and_then(|setting| setting.text().ok())
+                .map(str::to_owned)
+        };
+        let name = text("name").unwrap();
+        world.call("create", &name)?;
+        if let Some(table) = text("acpi_firmware") {
+            assert!(std::fs::read(table).unwrap().starts_with(b"SSDT"));
+        }
+        world.next_id += 1;
+        let id = world.next_id;
+        let settings = config.settings().iter();
+        let settings = settings.filter_map(|s| Some((s.key.clone(), s.text().ok()?.to_owned())));
+        let domain = FakeDomain {
+            name: name.clone(),
+            paused: true,
+            dead: false,
+            target: None,
+            config: settings.collect(),
+        };
+        world.state.domains.insert(id, domain);
+        world.set(&node(id, "name"), &name);
+        world.set(
+            &format!("/libxl/{id}/type"),
+            &text("type").unwrap_or_default(),
+        );
+        Ok(())
+    }
+
+    fn unpause(&mut self, id: u16) -> Result<(), Trouble> {
+        let mut world = self.0.borrow_mut();
+        world.call("unpause", &id.to_string())?;
+        world.state.domains.get_mut(&id).unwrap().paused = false;
+        Ok(())
+    }
+
+    fn destroy(&mut self, id: u16) -> Result<(), Trouble> {
+        let mut world = self.0.borrow_mut();
+        world.call("destroy", &id.to_string())?;
+        assert!(
+            world.state.domains.contains_key(&id),
+            "domain {id} does not exist"
+        );
+        world.remove_domain(id);
+        Ok(())
+    }
+}
+
+impl Store for Fake {
+    fn read(&mut self, path: &str) -> Result<Option<Vec<u8>>, Trouble> {
+        let mut world = self.0.borrow_mut();
+        world.call("read", path)?;
+        let below = format!("{path}/");
+        let directory = world
+            .state
+            .tree
+            .keys()
+            .chain(world.state.permissions.keys())
+            .any(|node| node.starts_with(&below))
+            || world.state.permissions.contains_key(path);
+        Ok(world
+            .state
+            .tree
+            .get(path)
+            .cloned()
+            .or_else(|| directory.then(Vec::new)))
+    }
+
+    fn list(&mut self, path: &str) -> Result<Vec<String>, Trouble> {
+        let mut world = self.0.borrow_mut();
+        world.call("list", path)?;
+        let below = format!("{path}/");
+        let names = world
+            .state
+            .tree
+            .keys()
+            .filter_map(|node| node.strip_prefix(&below));
+        let mut names: Vec<String> = names
+            .filter_map(|rest| rest.split('/').next())
+            .map(str::to_owned)
+            .collect();
+        names.dedup();
+        Ok(names)
+    }
+
+    fn change(&mut self, changes: &[Change]) -> Result<(), Trouble> {
+        let mut world = self.0.borrow_mut();
+        world.call("change", "")?;
+        for change in changes {
+            match change {
+                Change::Remove(path) => world.remove(path),
+                Change::Directory {
+                    path,
+                    owner,
+                    reader,
+                } => {
+                    world
+                        .state
+                        .permissions
+                        .insert(path.clone(), (*owner, *reader));
+                }
+                Change::Write { path, value } => world.set(path, value),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Hypervisor for Fake {
+    fn domain_info(&mut self, id: u16) -> Result<Option<DomainInfo>, Trouble> {
+        let mut world = self.0.borrow_mut();
+        world.call("info", &id.to_string())?;
+        Ok(world.state.domains.get(&id).map(|domain| DomainInfo {
+            dying: false,
+            hvm: domain
+                .config
+                .iter()
+                .any(|(key, value)| key == "type" && value != "pv"),
+            shutdown: domain.dead,
+            paused: domain.paused,
+        }))
+    }
+
+    fn set_target(&mut self, driver: u16, guest: u16) -> Result<(), Trouble> {
+        let mut world = self.0.borrow_mut();
+        world.call("set_target", &format!("{driver} {guest}"))?;
+        assert!(world.state.domains.contains_key(&guest));
+        let driver = world.state.domains.get_mut(&driver).unwrap();
+        assert_eq!(driver.target, None, "one target for ever");
+        driver.target = Some(guest);
+        Ok(())
+    }
+}
+
+impl Clock for Fake {
+    fn now(&mut self) -> Duration {
+        self.0.borrow().now
+    }
+
+    fn sleep(&mut self, time: Duration) {
+        let mut world = self.0.borrow_mut();
+        world.now += time;
+        world.live();
+    }
+
+    fn interrupted(&mut self) -> bool {
+        let world = self.0.borrow();
+        world.interrupt_at.is_some_and(|at| world.log.len() >= at)
+    }
+}

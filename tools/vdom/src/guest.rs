@@ -1,0 +1,330 @@
+//! What a guest's configuration asks for, and whether that can be had.
+//!
+//! The file is an ordinary xl configuration with keys of vdom's own, which xl ignores. Everything that can be known
+//! to be wrong is found here, before any domain exists.
+
+use std::path::{Path, PathBuf};
+
+use vd_config::Devices;
+
+use crate::failure::Trouble;
+use crate::xlcfg::{Config, Setting, SyntaxError};
+
+/// The keys of vdom's own.
+const KEYS: [&str; 6] = [
+    "vdom_devices",
+    "vdom_driver",
+    "vdom_image",
+    "vdom_ramdisk",
+    "vdom_cmdline",
+    "vdom_name",
+];
+const DEFAULT_IMAGE: &str = "/usr/lib/virtio-domain/virtio-domain";
+/// What a domain does when its operating system ends, and what xl does if the configuration says nothing.
+const EVENTS: [(&str, &str); 3] = [
+    ("on_reboot", "restart"),
+    ("on_crash", "destroy"),
+    ("on_watchdog", "destroy"),
+];
+/// Longer names do not fit everywhere in xl and its log files.
+const NAME_MAX: usize = 64;
+
+/// Where the driver domain's configuration comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum DriverSource {
+    /// vdom writes it.
+    Generated {
+        /// Name of the driver domain.
+        name: String,
+        /// Its image.
+        image: PathBuf,
+        /// The module behind `backend=module`.
+        ramdisk: Option<PathBuf>,
+        /// Its command line.
+        cmdline: Option<String>,
+    },
+    /// The operator has written it.
+    File(PathBuf),
+}
+
+/// A guest that can be served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Guest {
+    pub(crate) name: String,
+    pub(crate) config: PathBuf,
+    /// The operator's settings for xl, then those that vdom adds; the table's path is not among them.
+    pub(crate) overrides: Vec<String>,
+    /// What `overrides` changes against the operator's will, in words.
+    pub(crate) notes: Vec<String>,
+    /// The most memory that the guest can get.
+    pub(crate) memory_mib: u64,
+    pub(crate) devices: Devices,
+    pub(crate) driver: DriverSource,
+}
+
+impl From<SyntaxError> for Trouble {
+    fn from(error: SyntaxError) -> Self {
+        Trouble::new(
+            error.to_string(),
+            "correct the configuration; xl.cfg(5) describes the format",
+        )
+    }
+}
+
+/// Reads a configuration file with overrides, as xl would.
+pub(crate) fn load(path: &Path, overrides: &[String]) -> Result<Config, Trouble> {
+    let bytes = std::fs::read(path).map_err(|error| {
+        Trouble::new(
+            format!("{}: {error}", path.display()),
+            "give the path of an xl configuration",
+        )
+    })?;
+    let mut config = Config::default();
+    config.add(
+        &path.display().to_string(),
+        &String::from_utf8_lossy(&bytes),
+    )?;
+    for text in overrides {
+        config.add("command line", text)?;
+    }
+    Ok(config)
+}
+
+/// The name in a configuration, for messages about it, even if all the rest is wrong.
+pub(crate) fn name_or_path(config: &Config, path: &Path) -> String {
+    let name = config.get("name").and_then(|setting| setting.text().ok());
+    name.map_or_else(|| path.display().to_string(), str::to_owned)
+}
+
+impl Guest {
+    /// Checks a configuration.
+    pub(crate) fn from_config(
+        config: &Config,
+        path: &Path,
+        overrides: &[String],
+    ) -> Result<Self, Trouble> {
+        check_keys(config)?;
+        let name = domain_name(config)?;
+        check_type(config)?;
+        check_acpi(config)?;
+        let mut guest = Self {
+            config: path.to_owned(),
+            overrides: overrides.to_vec(),
+            notes: Vec::new(),
+            memory_mib: memory_mib(config)?,
+            devices: devices(config)?,
+            driver: driver_source(config, path, &name)?,
+            name,
+        };
+        guest.forbid_restarts(config)?;
+        Ok(guest)
+    }
+
+    /// A domain that xl restarts gets a new id, and the driver domain has power over the old one only.
+    fn forbid_restarts(&mut self, config: &Config) -> Result<(), Trouble> {
+        for (key, default) in EVENTS {
+            let action = match config.get(key) {
+                Some(setting) => setting.text()?,
+                None => default,
+            };
+            if action.contains("restart") {
+                let instead = if action.starts_with("coredump") {
+                    "coredump-destroy"
+                } else {
+                    "destroy"
+                };
+                self.overrides.push(format!("{key}=\"{instead}\""));
+                if config.get(key).is_some() {
+                    self.notes.push(format!(
+                        "{key}=\"{instead}\" is used instead of \"{action}\": a restarted guest would be a new domain, \
+                         which its driver domain cannot serve"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_keys(config: &Config) -> Result<(), Trouble> {
+    let unknown = |setting: &&Setting| {
+        setting.key.starts_with("vdom") && !KEYS.contains(&setting.key.as_str())
+    };
+    match config.settings().iter().find(unknown) {
+        None => Ok(()),
+        Some(setting) => Err(Trouble::new(
+            format!("{}: vdom has no key {}", setting.place, setting.key),
+            format!("its keys are {}", KEYS.join(", ")),
+        )),
+    }
+}
+
+/// The name, which must be fit to be a directory's name too.
+pub(crate) fn domain_name(config: &Config) -> Result<String, Trouble> {
+    let setting = config.get("name").ok_or_else(|| {
+        Trouble::new("name is missing", "add name = \"...\" to the configuration")
+    })?;
+    check_name(setting.text()?).map_err(|what| {
+        Trouble::new(
+            format!("{}: {what}", setting.place),
+            "use 1 to 64 letters, digits and - _ . + :, not starting with a dot or a digit only",
+        )
+    })
+}
+
+fn check_name(name: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.+:".contains(c);
+    let id = !name.is_empty() && name.chars().all(|c| c.is_ascii_digit());
+    if name.is_empty()
+        || name.len() > NAME_MAX
+        || !name.chars().all(allowed)
+        || name.starts_with('.')
+        || id
+    {
+        return Err(format!("{name:?} cannot be the name of a domain here"));
+    }
+    Ok(name.to_owned())
+}
+
+fn check_type(config: &Config) -> Result<(), Trouble> {
+    let text = |key| config.get(key).map(Setting::text).transpose();
+    let pvh = config
+        .get("pvh")
+        .map(Setting::number)
+        .transpose()?
+        .unwrap_or_default()
+        != 0;
+    let kind = match (text("type")?, text("builder")?) {
+        (Some(kind), _) => kind,
+        (None, Some("hvm")) if !pvh => "hvm",
+        (None, _) if pvh => "pvh",
+        (None, _) => "pv",
+    };
+    let reason = match kind {
+        "hvm" => return Ok(()),
+        "pvh" => {
+            "it has no I/O APIC and xl gives it no ACPI table, so that it finds no virtio-mmio device"
+        }
+        "pv" => {
+            "it has neither emulated devices nor ACPI (a configuration without type= is a PV guest)"
+        }
+        _ => "xl does not know that type",
+    };
+    Err(Trouble::new(
+        format!("a guest of type {kind} cannot be served: {reason}"),
+        "use type = \"hvm\"",
+    ))
+}
+
+fn check_acpi(config: &Config) -> Result<(), Trouble> {
+    if let Some(setting) = config.get("acpi_firmware") {
+        return Err(Trouble::new(
+            format!(
+                "{}: acpi_firmware is set, and vdom needs it for the table that names the devices",
+                setting.place
+            ),
+            "remove it; or append the output of `vdom ssdt` to that file, create both domains with xl and use `vdom attach`",
+        ));
+    }
+    match config.get("acpi") {
+        Some(setting) if setting.number()? == 0 => Err(Trouble::new(
+            format!(
+                "{}: acpi is off, but the guest finds the devices through ACPI",
+                setting.place
+            ),
+            "remove acpi = 0",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The most memory that a domain of this configuration can get, in MiB.
+pub(crate) fn memory_mib(config: &Config) -> Result<u64, Trouble> {
+    let memory = config
+        .get("memory")
+        .ok_or_else(|| Trouble::new("memory is missing", "add memory = MEBIBYTES"))?;
+    let most = match config.get("maxmem") {
+        Some(setting) => setting.number()?.max(memory.number()?),
+        None => memory.number()?,
+    };
+    // Sixteen tebibytes, which is more than Xen gives to a domain.
+    if most == 0 || most > 1 << 24 {
+        return Err(Trouble::new(
+            format!(
+                "{}: a domain cannot have {most} MiB of memory",
+                memory.place
+            ),
+            "correct memory and maxmem",
+        ));
+    }
+    Ok(most)
+}
+
+fn devices(config: &Config) -> Result<Devices, Trouble> {
+    const EXAMPLE: &str =
+        "add vdom_devices = [ \"type=blk,backend=ram:64M\" ]; or use plain `xl create`";
+    let setting = config.get("vdom_devices").ok_or_else(|| {
+        Trouble::new(
+            "vdom_devices is missing: the guest asks for no device",
+            EXAMPLE,
+        )
+    })?;
+    let texts = setting.texts()?;
+    if texts.is_empty() {
+        return Err(Trouble::new(
+            format!("{}: vdom_devices is empty", setting.place),
+            EXAMPLE,
+        ));
+    }
+    Devices::parse(texts.iter().map(|(_, text)| text.as_bytes())).map_err(|(index, error)| {
+        let line = texts
+            .get(index)
+            .map_or(setting.place.line, |(line, _)| *line);
+        Trouble::new(
+            format!(
+                "{}:{line}: vdom_devices: device {}: {error}",
+                setting.place.source,
+                index + 1
+            ),
+            "correct this device",
+        )
+    })
+}
+
+fn driver_source(config: &Config, path: &Path, guest: &str) -> Result<DriverSource, Trouble> {
+    let text = |key| config.get(key).map(Setting::text).transpose();
+    // Paths are relative to the file that they are in.
+    let beside = |file: &str| path.parent().unwrap_or(Path::new("")).join(file);
+    if let Some(file) = text("vdom_driver")? {
+        let others = ["vdom_image", "vdom_ramdisk", "vdom_cmdline", "vdom_name"];
+        if let Some(setting) = others.iter().find_map(|key| config.get(key)) {
+            return Err(Trouble::new(
+                format!(
+                    "{}: {} has no effect together with vdom_driver",
+                    setting.place, setting.key
+                ),
+                "say it in the driver domain's own configuration, or remove vdom_driver",
+            ));
+        }
+        return Ok(DriverSource::File(beside(file)));
+    }
+    let name = match text("vdom_name")? {
+        Some(name) => check_name(name).map_err(|what| Trouble::new(what, "correct vdom_name"))?,
+        None => format!("{guest}-vd"),
+    };
+    if name == guest {
+        return Err(Trouble::new(
+            "vdom_name is the guest's own name",
+            "give the driver domain a name of its own",
+        ));
+    }
+    Ok(DriverSource::Generated {
+        name,
+        image: text("vdom_image")?.map_or_else(|| DEFAULT_IMAGE.into(), beside),
+        ramdisk: text("vdom_ramdisk")?.map(beside),
+        cmdline: text("vdom_cmdline")?.map(str::to_owned),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! Guests' configurations, good and bad.
+
+use super::*;
+
+fn check(text: &str, overrides: &[&str]) -> Result<Guest, Trouble> {
+    let mut config = Config::default();
+    config.add("dir/g.cfg", text)?;
+    let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+    for text in &overrides {
+        config.add("command line", text)?;
+    }
+    Guest::from_config(&config, Path::new("dir/g.cfg"), &overrides)
+}
+
+const GOOD: &str = "name='web'\ntype='hvm'\nmemory=512\nvdom_devices=['type=blk,backend=ram:1M']\n";
+
+fn refusal(more: &str) -> String {
+    let trouble = check(&format!("{GOOD}{more}"), &[]).expect_err(more);
+    assert!(!trouble.remedy.is_empty());
+    format!("{} ({})", trouble.what, trouble.remedy)
+}
+
+#[test]
+fn a_good_guest_has_what_it_asks_for() {
+    let guest = check(GOOD, &["memory=256", "maxmem=1024"]).unwrap();
+    assert_eq!((guest.name.as_str(), guest.memory_mib), ("web", 1024));
+    assert_eq!(guest.devices.len(), 1);
+    assert!(guest.notes.is_empty());
+    assert_eq!(
+        guest.overrides,
+        ["memory=256", "maxmem=1024", "on_reboot=\"destroy\""]
+    );
+    let DriverSource::Generated {
+        name,
+        image,
+        ramdisk,
+        cmdline,
+    } = guest.driver
+    else {
+        panic!()
+    };
+    assert_eq!(
+        (name.as_str(), image),
+        ("web-vd", PathBuf::from(DEFAULT_IMAGE))
+    );
+    assert_eq!((ramdisk, cmdline), (None, None));
+}
+
+#[test]
+fn paths_are_relative_to_the_configuration() {
+    let guest = check(
+        &format!(
+            "{GOOD}vdom_image='i'\nvdom_ramdisk='/d'\nvdom_name='n'\nvdom_cmdline='log=debug'"
+        ),
+        &[],
+    )
+    .unwrap();
+    let expected = DriverSource::Generated {
+        name: "n".into(),
+        image: "dir/i".into(),
+        ramdisk: Some("/d".into()),
+        cmdline: Some("log=debug".into()),
+    };
+    assert_eq!(guest.driver, expected);
+    let guest = check(&format!("{GOOD}vdom_driver='d.cfg'"), &[]).unwrap();
+    assert_eq!(guest.driver, DriverSource::File("dir/d.cfg".into()));
+}
+
+#[test]
+fn the_old_way_to_say_hvm_is_understood() {
+    assert!(check(&GOOD.replace("type='hvm'", "builder='hvm'"), &[]).is_ok());
+}
+
+#[test]
+fn guests_of_other_types_are_refused_with_the_reason() {
+    assert!(refusal("type='pvh'").contains("no I/O APIC"));
+    assert!(refusal("type='pv'").contains("type = \"hvm\""));
+    assert!(refusal("type='arm'").contains("does not know"));
+    let no_type = check(&GOOD.replace("type='hvm'", ""), &[]).unwrap_err();
+    assert!(
+        no_type.what.contains("without type= is a PV guest"),
+        "{}",
+        no_type.what
+    );
+    let old_pvh = check(&GOOD.replace("type='hvm'", "builder='hvm'\npvh=1"), &[]).unwrap_err();
+    assert!(old_pvh.what.contains("type pvh"), "{}", old_pvh.what);
+}
+
+#[test]
+fn conflicts_with_acpi_are_refused() {
+    assert!(refusal("acpi_firmware='x.aml'").contains("vdom attach"));
+    assert!(refusal("acpi=0").contains("finds the devices through ACPI"));
+    assert!(check(&format!("{GOOD}acpi=1"), &[]).is_ok());
+}
+
+#[test]
+fn bad_devices_are_named_with_their_line() {
+    let text =
+        refusal("vdom_devices=['type=blk,backend=ram:1M',\n\n'slot=99,type=blk,backend=module']");
+    assert!(
+        text.contains("g.cfg:7: vdom_devices: device 2: slot \"99\" does not exist"),
+        "{text}"
+    );
+    let text = refusal(
+        "vdom_devices=['slot=1,type=blk,backend=ram:1M',\n'slot=1,type=blk,backend=ram:1M']",
+    );
+    assert!(
+        text.contains("g.cfg:6: vdom_devices: device 2: slot 1 is given to two devices"),
+        "{text}"
+    );
+    assert!(refusal("vdom_devices=[]").contains("is empty"));
+    assert!(refusal("vdom_devices='type=blk'").contains("a list in [ ] is needed"));
+    let none = check("name='a'\ntype='hvm'\nmemory=1", &[]).unwrap_err();
+    assert!(none.what.contains("vdom_devices is missing"));
+}
+
+#[test]
+fn names_that_could_be_something_else_are_refused() {
+    for bad in [
+        "",
+        "../x",
+        "a/b",
+        ".a",
+        "a b",
+        "a\u{e9}",
+        "12",
+        &"x".repeat(65),
+    ] {
+        let text = refusal(&format!("name='{bad}'"));
+        assert!(text.contains("cannot be the name"), "{text}");
+    }
+    assert!(refusal("vdom_name='a/b'").contains("vdom_name"));
+    assert!(refusal("vdom_name='web'").contains("own name"));
+}
+
+#[test]
+fn impossible_memory_is_refused() {
+    assert!(refusal("memory=0").contains("0 MiB"));
+    assert!(refusal("memory='99999999999'").contains("memory"));
+    assert!(refusal("memory='-1'").contains("is no number"));
+}
+
+#[test]
+fn typing_errors_in_keys_are_found() {
+    assert!(refusal("vdom_device=['x']").contains("no key vdom_device"));
+    assert!(refusal("vdom_driver='d'\nvdom_image='i'").contains("no effect"));
+}
+
+#[test]
+fn restarts_are_turned_off_with_a_note() {
+    let guest = check(
+        &format!("{GOOD}on_reboot='restart'\non_crash='coredump-restart'\non_watchdog='preserve'"),
+        &[],
+    )
+    .unwrap();
+    assert_eq!(
+        guest.overrides,
+        ["on_reboot=\"destroy\"", "on_crash=\"coredump-destroy\""]
+    );
+    assert_eq!(guest.notes.len(), 2);
+    assert!(guest.notes[0].contains("new domain"), "{}", guest.notes[0]);
+    let guest = check(&format!("{GOOD}on_reboot='preserve'"), &[]).unwrap();
+    assert!(guest.overrides.is_empty());
+}

@@ -1,0 +1,57 @@
+//! The guest's ACPI table: one device a slot, the same in every guest.
+//!
+//! A stock kernel finds virtio-mmio devices by `_HID` "LNRO0005". Slots without a device answer DeviceID 0, which
+//! drivers skip, so the table need not know which slots are in use.
+
+use acpi_tables::aml::{
+    Device, Interrupt, Memory32Fixed, Name, ONE, Path, ResourceTemplate, Scope,
+};
+use acpi_tables::sdt::Sdt;
+use acpi_tables::{Aml, AmlSink};
+use vd_config::SlotIndex;
+use vd_config::slot::WINDOW_SIZE;
+
+/// Bytes of a table's header.
+const HEADER: u32 = 36;
+/// The revision that makes integers 64 bits wide.
+const REVISION: u8 = 2;
+
+/// The device of one slot.
+struct Slot(SlotIndex);
+
+impl Aml for Slot {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        let Slot(slot) = self;
+        let base = u32::try_from(slot.base()).unwrap_or(u32::MAX);
+        let window = Memory32Fixed::new(true, base, WINDOW_SIZE as u32);
+        let (consumer, edge, active_low, shared) = (true, false, false, false);
+        let interrupt = Interrupt::new(consumer, edge, active_low, shared, slot.gsi());
+        Device::new(
+            Path::new(&format!("VD{:02}", slot.get())),
+            vec![
+                &Name::new("_HID".into(), &"LNRO0005"),
+                &Name::new("_UID".into(), &slot.get()),
+                &Name::new("_CCA".into(), &ONE),
+                &Name::new(
+                    "_CRS".into(),
+                    &ResourceTemplate::new(vec![&window, &interrupt]),
+                ),
+            ],
+        )
+        .to_aml_bytes(sink);
+    }
+}
+
+/// The table, as xl's `acpi_firmware=` wants it in a file.
+pub(crate) fn table() -> Vec<u8> {
+    let slots: Vec<Slot> = SlotIndex::all().map(Slot).collect();
+    let devices: Vec<&dyn Aml> = slots.iter().map(|slot| slot as &dyn Aml).collect();
+    let mut body = Vec::new();
+    Scope::new(Path::new("\\_SB_"), devices).to_aml_bytes(&mut body);
+    let mut table = Sdt::new(*b"SSDT", HEADER, REVISION, *b"VIRTDM", *b"VDSLOTS ", 1);
+    table.append_slice(&body);
+    table.as_slice().to_vec()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! The table as ACPICA's disassembler reads it.
+
+use std::process::Command;
+
+use super::*;
+
+#[test]
+fn the_header_is_sound() {
+    let table = table();
+    assert_eq!(&table[..4], b"SSDT");
+    let length = u32::from_le_bytes(table[4..8].try_into().unwrap());
+    assert_eq!(length as usize, table.len());
+    let sum = table.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+    assert_eq!(sum, 0, "checksum");
+}
+
+/// What `iasl -d` makes of the table; `None` when it was allowed to be absent.
+fn disassembled() -> Option<String> {
+    let dir = crate::testing::TempDir::new("ssdt");
+    std::fs::write(dir.path().join("ssdt.aml"), table()).unwrap();
+    let run = Command::new("iasl")
+        .args(["-d", "ssdt.aml"])
+        .current_dir(dir.path())
+        .output();
+    let output = match run {
+        Ok(output) => output,
+        Err(error) if std::env::var_os("VD_ALLOW_NO_IASL").is_some() => {
+            eprintln!("SKIPPED: the SSDT was NOT checked with iasl: {error}");
+            return None;
+        }
+        Err(error) => panic!(
+            "iasl: {error}: install the Debian package acpica-tools, or set VD_ALLOW_NO_IASL=1"
+        ),
+    };
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{log}");
+    assert!(!log.contains("Warning") && !log.contains("Error"), "{log}");
+    Some(std::fs::read_to_string(dir.path().join("ssdt.dsl")).unwrap())
+}
+
+#[test]
+fn acpica_reads_sixteen_devices() {
+    let Some(text) = disassembled() else { return };
+    let words: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains(r#"DefinitionBlock ("", "SSDT", 2, "VIRTDM", "VDSLOTS ", 0x00000001)"#));
+    assert!(words.contains(r"Scope (\_SB)"), "{text}");
+    assert_eq!(words.matches("Device (").count(), 16);
+    for slot in SlotIndex::all() {
+        let number = slot.get();
+        let start = words
+            .find(&format!("Device (VD{number:02})"))
+            .expect("device");
+        let end = words[start + 1..]
+            .find("Device (")
+            .map_or(words.len(), |at| start + 1 + at);
+        let device = &words[start..end];
+        let uid = match number {
+            0 => "Zero".into(),
+            1 => "One".into(),
+            n => format!("0x{n:02X}"),
+        };
+        assert!(device.contains(r#"Name (_HID, "LNRO0005")"#), "{device}");
+        assert!(device.contains(&format!("Name (_UID, {uid})")), "{device}");
+        assert!(device.contains("Name (_CCA, One)"), "{device}");
+        let window = format!(
+            "Memory32Fixed (ReadWrite, 0x{:08X}, // Address Base 0x00000200, // Address Length",
+            slot.base()
+        );
+        assert!(device.contains(&window), "{device}");
+        let interrupt = "Interrupt (ResourceConsumer, Level, ActiveHigh, Exclusive, ,, )";
+        assert!(device.contains(interrupt), "{device}");
+        assert!(
+            device.contains(&format!("{{ 0x{:08X}, }}", slot.gsi())),
+            "{device}"
+        );
+    }
+}
