@@ -10,12 +10,6 @@ need_programs() {
     IMAGE=$target/$IMAGE_TARGET/release/virtio-domain VDOM=$target/release/vdom
     say "building the driver domain's image and vdom"
     build_program vdom
-    if [[ -n ${VD_SKIP_IMAGE:-} ]]; then
-        # For work on the lab alone: something that can be copied, but not started.
-        # shellcheck disable=SC2034 # used by overlay.sh
-        IMAGE=$VDOM
-        return
-    fi
     build_program virtio-domain --target "$IMAGE_TARGET"
 }
 

@@ -72,12 +72,12 @@ step_direct_write() {
 step_random() {
     fio --name=random --filename="/dev/$DISK" --size=96M --direct=1 --ioengine=libaio --iodepth=16 \
         --rw=randrw --bssplit=512/30:4k/40:16k/20:64k/10 --number_ios=7000 \
-        --verify=crc32c --verify_fatal=1 --randrepeat=0 --output=/run/fio.log --output-format=normal
+        --verify=crc32c --verify_fatal=1 --gtod_reduce=1 --randrepeat=0 --output=/run/fio.log --output-format=normal
     sed -n 's/^ *\(issued rwts: [^ ]*\).*/\1/p' /run/fio.log >&3
 }
 
 step_discard() {
-    blkdiscard -o 1M -l 8M "/dev/$DISK"
+    blkdiscard -f -o 1M -l 8M "/dev/$DISK"
     dd if="/dev/$DISK" bs=1M skip=1 count=8 iflag=direct | cmp -n $((8 << 20)) - /dev/zero
 }
 
