@@ -17,9 +17,20 @@ limit_of() {
 clean_up() {
     local domain
     for domain in $(xl list | awk 'NR > 1 && $2 != 0 { print $2 }'); do
-        xl destroy "$domain"
+        # It may be about to go by itself.
+        xl destroy "$domain" 2>/dev/null
     done
     rm -rf /run/vdom/* /root/*.img /var/log/xen/console/*
+}
+
+# What the consoles of a failed scenario's domains say last.
+show_consoles() {
+    local file
+    for file in /var/log/xen/console/*.log; do
+        [[ -s $file ]] || continue
+        echo "--- the end of $file"
+        tail -n 30 "$file"
+    done
 }
 
 run_scenario() {
@@ -40,6 +51,7 @@ run_scenario() {
         ((status != 124 && status != 137)) || echo "not finished after $limit s" >"$REASON"
         verdict="FAIL $name: $(head -n 1 "$REASON" 2>/dev/null || echo "exit status $status")"
         failed=$((failed + 1))
+        show_consoles
     fi
     echo "$verdict"
     report "$verdict"

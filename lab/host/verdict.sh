@@ -19,12 +19,12 @@ run() {
     fi
 }
 
-# Leaves out what Xen and the guests' firmware say, unless it has been asked for: the log has it.
+# Leaves out what Xen and the guests' firmware say, except panics, unless it has been asked for: the log has it.
 readable() {
     if ((VERBOSE)); then
         cat
     else
-        sed -uE '/^ *[0-9.]+  (\(XEN\)|\(d[0-9]+\)|mapping kernel|about to get)/d'
+        sed -uE '/PANIC|[Pp]anic/b; /^ *[0-9.]+  (\(XEN\)|\(d[0-9]+\)|mapping kernel|about to get)/d'
     fi
 }
 
@@ -82,5 +82,8 @@ judge_scenarios() {
         echo "$passed passed, $failed failed"
         return 1
     fi
-    ((failed == 0))
+    ((failed == 0)) || {
+        echo "The whole log, with Xen's messages: $VD_CACHE/last.log"
+        return 1
+    }
 }
