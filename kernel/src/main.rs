@@ -5,7 +5,10 @@
 //! On any other target than `x86_64-unknown-none` the program is a stand-in that says how to build it.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
-#![allow(unreachable_pub, reason = "a program: nothing is reachable from outside")]
+#![allow(
+    unreachable_pub,
+    reason = "a program: nothing is reachable from outside"
+)]
 
 #[cfg(target_os = "none")]
 extern crate alloc;

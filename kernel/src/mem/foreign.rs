@@ -10,6 +10,8 @@
 //! The guest writes to the same bytes at any time; what is copied out may be torn, and
 //! the device core validates the copy.
 
+use alloc::boxed::Box;
+use alloc::vec;
 use core::cell::RefCell;
 use core::fmt;
 use core::sync::atomic::{AtomicU16, Ordering, fence};
@@ -45,10 +47,11 @@ struct State {
     refused: Option<Errno>,
 }
 
+/// On the heap: it is larger than what a stack should carry around.
 struct Batch {
-    guest: [u64; CHUNK_FRAMES],
-    own: [u64; CHUNK_FRAMES],
-    errors: [i32; CHUNK_FRAMES],
+    guest: Box<[u64]>,
+    own: Box<[u64]>,
+    errors: Box<[i32]>,
 }
 
 /// Why the guest's memory cannot be served.
@@ -84,9 +87,9 @@ impl GuestRam {
         let base = space::guest_window((max + 1) * FRAME).map_err(AttachError::Space)?;
         let map = ForeignMap::new(max).map_err(AttachError::TooLarge)?;
         let batch = Batch {
-            guest: [0; CHUNK_FRAMES],
-            own: [0; CHUNK_FRAMES],
-            errors: [0; CHUNK_FRAMES],
+            guest: vec![0; CHUNK_FRAMES].into(),
+            own: vec![0; CHUNK_FRAMES].into(),
+            errors: vec![0; CHUNK_FRAMES].into(),
         };
         let state = RefCell::new(State {
             map,
