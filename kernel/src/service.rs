@@ -70,6 +70,7 @@ pub fn run(store: Store, modules: &[Module]) -> ! {
         store,
         module,
         published: Vec::new(),
+        next: None,
     };
     for (path, token) in [(keys::COMMIT, WATCH_COMMIT), (SHUTDOWN, WATCH_SHUTDOWN)] {
         if let Err(error) = service.store.watch(path, token) {
@@ -92,6 +93,8 @@ struct Service {
     module: Option<Range<u64>>,
     /// Counters as last published.
     published: Vec<(String, u64)>,
+    /// The counter to go on with, while some are being published.
+    next: Option<usize>,
 }
 
 /// What xenstore had to say.
@@ -231,11 +234,13 @@ impl Service {
         let stop = loop {
             let happened = events::take();
             let more = guest.pass();
-            if happened.contains(Happened::XENSTORE)
-                && self.news().shutdown
-                && let Some(stop) = self.shutdown_request()
-            {
-                break stop;
+            if happened.contains(Happened::XENSTORE) {
+                if self.news().shutdown
+                    && let Some(stop) = self.shutdown_request()
+                {
+                    break stop;
+                }
+                self.publish(&guest);
             }
             if happened.contains(Happened::CONSOLE)
                 && control::poll(Some(&guest)) == Some(Request::Shutdown)
@@ -248,9 +253,10 @@ impl Service {
                 if !guest.is_alive() {
                     break Stop::GuestGone;
                 }
-                if ticks.is_publishing_due() {
-                    self.publish(&guest);
+                if self.next.is_none() && ticks.is_publishing_due() {
+                    self.next = Some(0);
                 }
+                self.publish(&guest);
                 time::wake_at(time::now() + TICK);
             }
             if !more {
@@ -263,28 +269,34 @@ impl Service {
         stop
     }
 
-    /// Sends the counters that have changed, as many as fit, without waiting.
+    /// Sends the counters that have changed, without waiting. What does not fit follows when xenstored has answered.
     fn publish(&mut self, guest: &Guest) {
         let Self {
-            store, published, ..
+            store,
+            published,
+            next,
+            ..
         } = self;
-        // What does not fit this time is still different the next.
-        let mut room = true;
+        let Some(first) = next.take() else { return };
+        let mut index = 0;
         control::for_each_counter(Some(guest), |name, value| {
-            let at = published.iter().position(|(known, _)| known == name);
-            let changed = at
-                .and_then(|at| published.get(at))
-                .is_none_or(|(_, old)| *old != value);
-            if !changed || !room {
+            let this = index;
+            index += 1;
+            if this < first || next.is_some() {
+                return;
+            }
+            let known = published.iter().position(|(known, _)| known == name);
+            let entry = known.and_then(|at| published.get_mut(at));
+            if entry.as_ref().is_some_and(|(_, old)| *old == value) {
                 return;
             }
             let path = format!("{}/{name}", keys::STATUS_COUNTERS);
             match store.post(&path, value.to_string().as_bytes()) {
-                Ok(true) => match at.and_then(|at| published.get_mut(at)) {
+                Ok(true) => match entry {
                     Some(entry) => entry.1 = value,
                     None => published.push((name.into(), value)),
                 },
-                Ok(false) | Err(_) => room = false,
+                Ok(false) | Err(_) => *next = Some(this),
             }
         });
     }

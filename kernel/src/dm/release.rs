@@ -61,7 +61,9 @@ pub fn emergency() -> usize {
 pub fn orderly() {
     match release() {
         (answered, Ok(())) => log::debug!("{answered} requests answered, server destroyed"),
-        (_, Err(Errno::ESRCH)) => log::debug!("the guest is gone, and its ioreq server with it"),
+        (_, Err(Errno::ESRCH | Errno::ENOENT)) => {
+            log::debug!("the guest is gone, and its ioreq server with it")
+        }
         (_, Err(error)) => log::warn!("destroying the ioreq server: {error}"),
     }
 }
