@@ -95,6 +95,53 @@ assert_clean() {
     assert_eq "$(ls -A /run/vdom 2>/dev/null)" "" "/run/vdom"
 }
 
+# no_zombie: no domain is dying for longer than a moment.
+no_zombie() {
+    ! xl list | grep -q "(null)"
+}
+
 only_dom0() {
     [[ $(xl list | awk 'NR > 1 { print $1 }') == Domain-0 ]]
+}
+
+# counter GUEST NAME: what the driver domain of a guest has published last.
+counter() {
+    vdom stats "$1" | awk -v name="$2" '$1 == name { print $2 }'
+}
+
+# guest_config NAME JOB [LINE...]: writes the configuration of another guest like the example: its name, its job, and
+# lines that replace or follow the example's; a line "-KEY" takes one away. Prints where.
+guest_config() {
+    local name=$1 job=$2 line key file=/root/$1.cfg
+    shift 2
+    sed -e "s/^name = .*/name = \"$name\"/" -e "s/vd.job=[a-z]*/vd.job=$job/" /root/examples/guest.cfg >"$file"
+    for line in "$@"; do
+        key=${line%%[ =]*}
+        sed -i "/^${key#-}[ =]/d" "$file"
+        [[ $line == -* ]] || printf '%s\n' "$line" >>"$file"
+    done
+    printf '%s\n' "$file"
+}
+
+# start_guest NAME JOB [LINE...]: creates a guest as guest_config describes it, and waits until it is ready.
+start_guest() {
+    local file
+    [[ -e /root/disk.img ]] || truncate -s 16M /root/disk.img
+    file=$(guest_config "$@")
+    rm -f "$(console "$1")" "$(console "$1-vd")"
+    expect_ok vdom create "$file"
+    wait_for 60 "$1 is ready" console_says "$1" '^guest: ready'
+}
+
+# type_at NAME TEXT: types a line at a domain's console.
+type_at() {
+    printf '%s\n' "$2" >"$(xenstore-read "/local/domain/$(xl domid "$1")/console/tty")"
+}
+
+# no_warnings: Xen has not complained about any of our domains, and none of ours has complained.
+no_warnings() {
+    local found
+    found=$(xl dmesg | grep -aE 'd[0-9]+v[0-9]+.*(WARN|BUG|ERROR)|\(XEN\).*(WARN|BUG|rror)|\(d[0-9]+\).*(WARN|ERROR|PANIC)' |
+        grep -avE 'd0v0|Unhandled|MSR' || true)
+    assert_eq "$found" "" "warnings in xl dmesg"
 }

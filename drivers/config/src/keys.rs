@@ -33,7 +33,7 @@ pub const STATUS_COUNTERS: &str = "virtio-domain/status/counters";
 /// Counters that `vdom list` shows; there may be others beside them.
 pub mod counter {
     /// Doorbells that the guest has rung.
-    pub const KICKS: &str = "kicks";
+    pub const DOORBELLS: &str = "doorbells";
 }
 
 /// Keys of a device.

@@ -1,4 +1,4 @@
-//! pvclock: from a TSC reading to nanoseconds since the domain started.
+//! pvclock: from a TSC reading to nanoseconds of Xen's clock.
 //!
 //! Xen publishes `vcpu_time_info` (public/xen.h): nanoseconds at a TSC stamp and
 //! the factor from then on. A copy is consistent when its version is even and
@@ -9,7 +9,7 @@
 pub struct TimeInfo {
     /// TSC at the last update.
     pub tsc_timestamp: u64,
-    /// Nanoseconds since the domain started, at that TSC.
+    /// Nanoseconds of Xen's clock, at that TSC.
     pub system_time: u64,
     /// 32-bit binary fraction of nanoseconds a (shifted) cycle.
     pub tsc_to_system_mul: u32,
@@ -18,13 +18,19 @@ pub struct TimeInfo {
 }
 
 impl TimeInfo {
-    /// Nanoseconds since the domain started, at TSC value `tsc`.
+    /// Nanoseconds of Xen's clock, at TSC value `tsc`.
     ///
-    /// A TSC before the stamp (another CPU's, or migration) gives the stamp's
-    /// time: time never runs backwards by the size of the TSC.
+    /// A domain's TSC starts at 0, but Xen may have taken the stamp before that: then the stamp is a negative number,
+    /// and the difference has to wrap. A TSC that is really before the stamp (another CPU's) gives the stamp's time:
+    /// time never runs backwards by the size of the TSC.
     #[must_use]
     pub fn nanoseconds(&self, tsc: u64) -> u64 {
-        let delta = u128::from(tsc.saturating_sub(self.tsc_timestamp));
+        let delta = tsc.wrapping_sub(self.tsc_timestamp);
+        let delta = if delta.cast_signed() < 0 {
+            0
+        } else {
+            u128::from(delta)
+        };
         let shift = u32::from(self.tsc_shift.unsigned_abs()).min(63);
         let shifted = if self.tsc_shift < 0 {
             delta >> shift
@@ -76,8 +82,21 @@ mod tests {
     }
 
     #[test]
+    fn a_stamp_from_before_the_domain_started() {
+        let mut info = at(0x8000_0000, 1);
+        info.tsc_timestamp = 0u64.wrapping_sub(400);
+        assert_eq!(info.nanoseconds(100), 5_000_000 + 500);
+    }
+
+    #[test]
     fn extremes_saturate() {
-        assert_eq!(at(u32::MAX, 127).nanoseconds(u64::MAX), u64::MAX);
-        assert_eq!(at(u32::MAX, -128).nanoseconds(u64::MAX), 5_000_000);
+        let far = 1_000 + i64::MAX as u64;
+        assert_eq!(at(u32::MAX, 127).nanoseconds(far), u64::MAX);
+        assert_eq!(at(u32::MAX, -128).nanoseconds(far), 5_000_000);
+        assert_eq!(
+            at(u32::MAX, 127).nanoseconds(far + 1),
+            5_000_000,
+            "that is before the stamp"
+        );
     }
 }

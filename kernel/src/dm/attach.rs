@@ -231,7 +231,7 @@ fn step(id: DomId, what: &str, error: Errno) -> String {
 fn hint(error: Errno) -> &'static str {
     match error {
         Errno::EPERM => "; this domain has no power over it: pair them with vdom attach",
-        Errno::ESRCH => "; there is no such domain any more",
+        Errno::ESRCH => "; start again: this driver domain's guest is gone",
         Errno::ENOMEM => "; raise shadow_memory= of the driver domain",
         Errno::ENOSPC => {
             "; it has all the ioreq servers that Xen allows: destroy another driver domain of it"

@@ -1,7 +1,12 @@
 # shellcheck shell=sh
-# Does nothing with its disk. `xl shutdown` ends it: the kernel then runs poweroff.
+# Reads its disk once and then does nothing with it. `xl shutdown` ends it: the kernel then runs poweroff.
 
 wait_for_disk
+dd if="/dev/$DISK" of=/dev/null bs=64k count=16 iflag=direct 2>/dev/null
+for block in /sys/block/vd*; do
+    say "disk ${block##*/}: $(cat "$block/size") sectors, serial \"$(cat "$block/serial")\"," \
+        "blocks of $(cat "$block/queue/logical_block_size"), read-only $(cat "$block/ro")"
+done
 say ready
 while :; do
     sleep 1000

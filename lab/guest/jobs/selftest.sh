@@ -88,3 +88,5 @@ for name in find only mkfs write checksum remount fsck direct_read direct_write 
 done
 grep virtio /proc/interrupts | sed 's/^/guest: /'
 result
+# Time to look at what the driver domain has counted.
+sleep 3

@@ -32,7 +32,7 @@ fn row(host: &mut Host, driver: Domain) -> Result<[String; 7], Failure> {
     };
     let state = shown_state(host, &driver)?;
     let kicks = host
-        .text(&counter_path(driver.id, keys::counter::KICKS))
+        .text(&counter_path(driver.id, keys::counter::DOORBELLS))
         .at(name, STEP)?;
     let devices = devices(host, &driver)?;
     let devices: Vec<String> = devices
@@ -76,10 +76,7 @@ fn counter_path(id: u16, name: &str) -> String {
 type Read = Result<DeviceDescription, String>;
 
 /// What is in the driver domain's description, slot by slot.
-fn devices(
-    host: &mut Host,
-    driver: &Domain,
-) -> Result<Vec<(SlotIndex, Read)>, Failure> {
+fn devices(host: &mut Host, driver: &Domain) -> Result<Vec<(SlotIndex, Read)>, Failure> {
     let directory = node(driver.id, keys::DEVICE);
     let mut found = Vec::new();
     for name in host.store.list(&directory).at(&driver.name, STEP)? {

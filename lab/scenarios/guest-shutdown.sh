@@ -1,0 +1,39 @@
+# shellcheck shell=bash
+# The toolstack's own commands on both domains: xl list, xl console, xl shutdown; a second disk that is read-only.
+# timeout: 120
+
+step "a guest with two disks"
+start_guest two idle 'vdom_devices = [ "type=blk,backend=module,serial=FIRST", "slot=7,type=blk,backend=ram:4M,serial=SECOND,readonly=1,block-size=4096" ]'
+console_says two 'disk vda: 32768 sectors, serial "FIRST", blocks of 512, read-only 0' || fail "vda is not as described"
+console_says two 'disk vdb: 8192 sectors, serial "SECOND", blocks of 4096, read-only 1' || fail "vdb is not as described"
+xl list
+expect_ok vdom list
+assert_eq "$(xl list two-vd | awk 'NR == 2 { print $3 }')" 36 "MiB of the driver domain: 16 and its disks"
+
+step "its console takes commands"
+for command in help devices stats 'log debug' nonsense; do
+    type_at two-vd "$command"
+done
+wait_for 5 "an answer" console_says two-vd 'not understood'
+show_console two-vd
+console_says two-vd '^guest: domain' || fail "no list of devices"
+timeout 2 xl console two-vd </dev/null | head -n 3 || true
+
+step "xl shutdown of the guest"
+expect_ok xl shutdown -F two
+wait_for_end 30 two
+wait_for_end 20 two-vd
+expect_ok vdom destroy two
+assert_clean
+
+step "xl shutdown of a driver domain: it releases its guest, which goes on without its disks"
+start_guest two idle
+expect_ok xl shutdown two-vd
+wait_for_end 20 two-vd
+console_says two-vd 'stopping: the toolstack asks for poweroff' || fail "it did not say why it stopped"
+console_says two-vd 'state: stopped' || fail "it did not stop in order"
+expect_ok xl shutdown -F two
+wait_for_end 30 two
+no_warnings
+expect_ok vdom destroy two
+assert_clean
