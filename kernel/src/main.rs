@@ -1,6 +1,6 @@
 //! virtio-domain: a virtio back end that is a Xen PVH domain of its own.
 //!
-//! This is the image. It starts in [`entry`], sets up the machine, waits until it
+//! This is the image. It starts in `entry`, sets up the machine, waits until it
 //! is given a guest, and then serves the guest's devices until one of the two ends.
 //! On any other target than `x86_64-unknown-none` the program is a stand-in that says how to build it.
 

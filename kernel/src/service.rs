@@ -1,6 +1,7 @@
 //! The main loop: wait for a guest, serve it, end.
 //!
-//! Invariants: while a guest is served nothing here waits for another domain; the domain sleeps only when there is
+//! Invariants: while a guest is served nothing here waits for another domain, except for xenstored when the toolstack
+//! asks the domain to stop or the connection broke; the domain sleeps only when there is
 //! nothing to do, and whatever comes before it sleeps wakes it.
 
 use alloc::format;
@@ -198,6 +199,8 @@ impl Service {
                 return None;
             }
         }
+        // What a former attempt has said is not true any more.
+        let _ = self.store.write(keys::STATUS_ERROR, b"");
         self.tell(State::Attaching);
         let description = description::read(&mut self.store);
         let guest = description.and_then(|it| Guest::attach(&it, self.module.as_ref()));

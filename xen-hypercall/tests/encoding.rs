@@ -131,7 +131,7 @@ fn results_of_dm_ops_are_read_back() {
 }
 
 #[test]
-fn row_38_every_errno_comes_through() {
+fn row38_every_errno_comes_through() {
     for errno in Errno::ALL {
         let xen = Fake::new(|_| -(errno.0 as isize));
         assert_eq!(dm::nr_vcpus(&xen, GUEST), Err(*errno));

@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn row_04_ranges_that_wrap_are_never_mapped() {
+    fn row04_ranges_that_wrap_are_never_mapped() {
         let mut map = ForeignMap::new(1023).unwrap();
         map.set_mapped(0, &ALL).unwrap();
         assert!(!map.is_mapped(u64::MAX, 2));
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn row_32_clear_reports_every_frame_once() {
+    fn row32_clear_reports_every_frame_once() {
         let holes = BTreeSet::from([3, 511, 600]);
         let mut map = ForeignMap::new(4095).unwrap();
         touch(&mut map, 0, 1, &holes);

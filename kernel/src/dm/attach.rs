@@ -164,10 +164,9 @@ impl Guest {
         }
         let more = self.devices.run(&self.ram);
         if let Some(error) = self.ram.take_refusal() {
-            log::warn!(
-                "Xen refuses to map memory of the guest: {error}{}",
-                hint(error)
-            );
+            let hint = hint(error);
+            let text = format_args!("Xen refuses to map memory of the guest: {error}{hint}");
+            self.devices.warn(&text);
         }
         more
     }

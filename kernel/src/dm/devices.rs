@@ -7,6 +7,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt::Display;
 use core::ops::Range;
 
 use vd_blk::{BlockDevice, Geometry, RamDisk};
@@ -32,7 +33,40 @@ const QUEUE_SIZE: u16 = 256;
 /// Requests that one device may have served before it is the next one's turn.
 const BUDGET: u32 = 64;
 
-type Disk = BlockDevice<RamDisk<&'static mut [u8]>>;
+/// A disk in this domain's memory.
+pub type Disk = BlockDevice<RamDisk<Storage>>;
+
+/// The memory of one disk.
+pub struct Storage {
+    start: u64,
+    len: u64,
+    /// Whether its frames were allocated, and go back when the disk goes.
+    allocated: bool,
+}
+
+impl AsRef<[u8]> for Storage {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: RAM is mapped at its own address; this range is either a module, which at most one disk of a
+        // description has, or frames that were allocated for this disk, so that nobody else refers to it. Any bytes
+        // are valid.
+        unsafe { core::slice::from_raw_parts(self.start as *const u8, self.len as usize) }
+    }
+}
+
+impl AsMut<[u8]> for Storage {
+    fn as_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { core::slice::from_raw_parts_mut(self.start as *mut u8, self.len as usize) }
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        if self.allocated {
+            frames::release(self.start, self.len.div_ceil(FRAME));
+        }
+    }
+}
 
 /// One disk with its registers.
 pub struct Device {
@@ -91,7 +125,11 @@ fn disk(device: &DeviceDescription, module: Option<&Range<u64>>) -> Result<Disk,
                         .into(),
                 );
             };
-            memory(range.start, range.end - range.start)
+            Storage {
+                start: range.start,
+                len: range.end - range.start,
+                allocated: false,
+            }
         }
         Backend::Ram(size) => {
             let bytes = size.bytes();
@@ -103,13 +141,17 @@ fn disk(device: &DeviceDescription, module: Option<&Range<u64>>) -> Result<Disk,
                     frames::free_bytes() >> 20
                 )
             })?;
-            let storage = memory(start, bytes);
-            storage.fill(0);
+            let mut storage = Storage {
+                start,
+                len: bytes,
+                allocated: true,
+            };
+            storage.as_mut().fill(0);
             storage
         }
     };
     device
-        .check_capacity(storage.len() as u64)
+        .check_capacity(storage.len)
         .map_err(|error| error.to_string())?;
     let geometry = Geometry::of_blocks(device.block_size().bytes());
     let serial = device.serial().unwrap_or("").as_bytes();
@@ -119,13 +161,6 @@ fn disk(device: &DeviceDescription, module: Option<&Range<u64>>) -> Result<Disk,
         serial,
         device.readonly(),
     ))
-}
-
-/// RAM that belongs to a disk from now on.
-fn memory(start: u64, len: u64) -> &'static mut [u8] {
-    // SAFETY: RAM is mapped at its own address; the range is either a module, of which a description uses at most one
-    // once, or fresh frames, so that nobody else refers to it. Any bytes are valid.
-    unsafe { core::slice::from_raw_parts_mut(start as *mut u8, len as usize) }
 }
 
 impl DeviceTable {
@@ -188,12 +223,13 @@ impl DeviceTable {
             match dm::set_pci_intx_level(&XEN, self.guest, line, INTX, wanted) {
                 // A guest that is gone is noticed elsewhere.
                 Ok(()) | Err(Errno::ESRCH) => {}
-                Err(error) => {
-                    log::error!(
+                Err(error) => warn(
+                    &mut self.limiter,
+                    &format_args!(
                         "device {}: interrupt line to {wanted}: {error}",
                         device.slot
-                    );
-                }
+                    ),
+                ),
             }
             counters::add(
                 if wanted {
@@ -204,14 +240,24 @@ impl DeviceTable {
                 1,
             );
         }
-        if let Some(fault) = device.transport.take_fault()
-            && let Admission::Admitted { suppressed } = self.limiter.admit(time::now())
-        {
+        if let Some(fault) = device.transport.take_fault() {
             let slot = device.slot;
-            log::warn!("device {slot}: driver fault, broken until reset: {fault}");
-            if suppressed != 0 {
-                log::warn!("{suppressed} more such faults were not logged");
-            }
+            let text = format_args!("device {slot}: driver fault, broken until reset: {fault}");
+            warn(&mut self.limiter, &text);
+        }
+    }
+
+    /// Logs something that the guest can cause.
+    pub fn warn(&mut self, what: &dyn Display) {
+        warn(&mut self.limiter, what);
+    }
+}
+
+fn warn(limiter: &mut RateLimiter, what: &dyn Display) {
+    if let Admission::Admitted { suppressed } = limiter.admit(time::now()) {
+        log::warn!("{what}");
+        if suppressed != 0 {
+            log::warn!("{suppressed} more such lines were not logged");
         }
     }
 }

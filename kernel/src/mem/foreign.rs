@@ -173,9 +173,12 @@ impl GuestRam {
             state.refused = Some(error);
         }
         for (index, &error) in batch.errors[..n].iter().enumerate() {
-            if error == 0 && result.is_ok() {
+            if result.is_ok() && error == 0 {
                 set_bit(&mut now, batch.guest[index] - first);
                 counters::add(&counters::FRAMES_MAPPED, 1);
+            } else if error == -Errno::ENOMEM.0 {
+                // The paging pool is empty: the operator's to mend. Other refusals mean that there is no RAM.
+                state.refused = Some(Errno::ENOMEM);
             }
         }
         now

@@ -88,6 +88,16 @@ pub fn allocate(count: u64, align: u64, below_4g: bool) -> Result<u64, OutOfMemo
     first.map(|frame| frame * FRAME).ok_or(OutOfMemory)
 }
 
+/// Gives back what [`allocate`] handed out.
+pub fn release(start: u64, count: u64) {
+    let first = start / FRAME;
+    FRAMES.with(|set| {
+        if let Some(set) = set.as_mut() {
+            set.release(first..first + count);
+        }
+    });
+}
+
 /// Number of free bytes.
 pub fn free_bytes() -> u64 {
     FRAMES.with(|set| set.as_ref().map_or(0, |set| set.free() * FRAME))

@@ -7,6 +7,7 @@
 
 use core::fmt;
 use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::Once;
 use vd_boot::paging::{Access, AddressSpace, PagingError, Region, plan};
@@ -37,6 +38,8 @@ const SPECIAL_FRAMES: u64 = 512;
 static SPACE: IrqLock<Option<AddressSpace<'static>>> = IrqLock::new(None);
 static SPECIAL: IrqLock<Option<FrameSet<'static>>> = IrqLock::new(None);
 static WINDOW: Once<Range<u64>> = Once::new();
+/// Up to where the guest's window has page tables.
+static WINDOW_MAPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Why the address space could not be set up or extended.
 #[derive(Clone, Copy, Debug)]
@@ -214,8 +217,13 @@ pub fn guest_window(bytes: u64) -> Result<u64, SpaceError> {
     if bytes > there {
         return Err(SpaceError::TooLarge(bytes, there));
     }
+    // A window that was made for an attempt that failed is used again.
+    let mapped = WINDOW_MAPPED.load(Ordering::Relaxed).max(window.start);
+    if end <= mapped {
+        return Ok(window.start);
+    }
     let region = Region {
-        range: window.start..end,
+        range: mapped..end,
         access: Access::ReadWrite,
     };
     SPACE.with(|space| {
@@ -224,5 +232,6 @@ pub fn guest_window(bytes: u64) -> Result<u64, SpaceError> {
         // those are only touched by the mapper's own accessors.
         unsafe { space.map(&region, &mut TableFrames) }.map_err(SpaceError::from)
     })?;
+    WINDOW_MAPPED.store(end, Ordering::Relaxed);
     Ok(window.start)
 }

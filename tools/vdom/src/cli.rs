@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 const ABOUT: &str = "Gives a Xen HVM guest virtio devices that a driver domain serves.";
 
 const MORE: &str = "\
-Exit status: 0 done; 1 failed, and everything that was done has been rolled back; 2 wrong usage.
+Exit status: 0 done; 1 failed, and what create or attach had done has been undone as far as Xen allows; 2 wrong usage.
 Messages go to standard error as \"vdom: DOMAIN: STEP: WHAT (REMEDY)\".
 
 Environment:

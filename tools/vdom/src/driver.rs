@@ -114,9 +114,10 @@ fn generate(
 
 /// Settings that every driver domain needs. Xen lets a domain map another's memory only if neither altp2m nor nested
 /// virtualization is on for it; and a driver domain that were restarted would have no power over the guest.
-const FIXED: [(&str, &str); 5] = [
+const FIXED: [(&str, &str); 6] = [
     ("altp2m", "\"disabled\""),
     ("nestedhvm", "0"),
+    ("on_poweroff", "\"destroy\""),
     ("on_reboot", "\"destroy\""),
     ("on_crash", "\"destroy\""),
     ("on_watchdog", "\"destroy\""),

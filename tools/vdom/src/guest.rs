@@ -21,7 +21,8 @@ const KEYS: [&str; 6] = [
 ];
 const DEFAULT_IMAGE: &str = "/usr/lib/virtio-domain/virtio-domain";
 /// What a domain does when its operating system ends, and what xl does if the configuration says nothing.
-const EVENTS: [(&str, &str); 3] = [
+const EVENTS: [(&str, &str); 4] = [
+    ("on_poweroff", "destroy"),
     ("on_reboot", "restart"),
     ("on_crash", "destroy"),
     ("on_watchdog", "destroy"),

@@ -124,6 +124,7 @@ fn an_operators_configuration_is_completed_but_not_overruled() {
         overrides,
         [
             "nestedhvm=0",
+            "on_poweroff=\"destroy\"",
             "on_reboot=\"destroy\"",
             "on_watchdog=\"destroy\""
         ]

@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Tests everything: format, lints, documentation, host tests, and scenarios under nested Xen. Installs what it needs
+# first and says what that is. The last line is "N passed, N failed"; the exit status tells the same.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")" || exit
+
+usage() {
+    cat <<'END'
+Usage: ./test.sh [--fast]
+  --fast   without the scenarios under nested Xen: a minute instead of ten
+END
+}
+
+FAST=0
+case ${1-} in
+    '') ;;
+    --fast) FAST=1 ;;
+    --help) usage && exit ;;
+    *) usage >&2 && exit 2 ;;
+esac
+
+PASSED=0 FAILED=0
+LOG=$(mktemp)
+trap 'rm -f "$LOG"' EXIT
+
+# run NAME COMMAND...: runs it with its output in $LOG; shows that if it fails.
+run() {
+    local name=$1 began=$SECONDS status=0
+    shift
+    "$@" >"$LOG" 2>&1 || status=$?
+    if ((status == 0)); then
+        printf 'ok      %3d s  %s\n' $((SECONDS - began)) "$name"
+    else
+        printf 'FAILED  %3d s  %s\n' $((SECONDS - began)) "$name"
+        tail -n 100 "$LOG"
+    fi
+    return "$status"
+}
+
+# check NAME COMMAND...: a test that passes or fails as a whole.
+check() {
+    if run "$@"; then PASSED=$((PASSED + 1)); else FAILED=$((FAILED + 1)); fi
+}
+
+# count REGEX: adds up the numbers that the regex's group finds in $LOG.
+count() {
+    sed -nE "s/$1/\1/p" "$LOG" | awk '{ sum += $1 } END { print sum + 0 }'
+}
+
+# host_tests: every test of every crate counts.
+host_tests() {
+    local passed failed
+    if ! run "host tests" cargo test --workspace --locked --no-fail-fast; then
+        failed=$(count '^test result: .* ([0-9]+) failed;.*')
+        # What does not compile has no results.
+        FAILED=$((FAILED + (failed ? failed : 1)))
+    fi
+    passed=$(count '^test result: .* ([0-9]+) passed;.*')
+    PASSED=$((PASSED + passed))
+    printf '               %d tests passed\n' "$passed"
+}
+
+# scenarios: each counts. A scenario without a result has failed.
+scenarios() {
+    local all passed
+    all=$(./run-qemu.sh --list | wc -l)
+    ./run-qemu.sh --scenario all --timeout 1500 2>&1 | tee "$LOG"
+    passed=$(grep -cE '^ *[0-9.]+  PASS ' "$LOG")
+    PASSED=$((PASSED + passed)) FAILED=$((FAILED + all - passed))
+}
+
+shell_files() {
+    find run-qemu.sh test.sh .ci lab -type f \( -name '*.sh' -o -name run -o -name init \)
+}
+
+lint_shell() {
+    local files
+    mapfile -t files < <(shell_files)
+    shellcheck --external-sources "${files[@]}"
+}
+
+TARGET=x86_64-unknown-none
+IMAGE=(--package virtio-domain --target "$TARGET")
+
+lab/setup-host.sh || exit
+check "format" cargo fmt --all --check
+check "lints of the host's programs" cargo clippy --workspace --all-targets --locked --quiet -- --deny warnings
+check "lints of the image" cargo clippy --release --locked --quiet "${IMAGE[@]}" -- --deny warnings
+check "documentation" env RUSTDOCFLAGS=--deny=warnings cargo doc --workspace --no-deps --locked --quiet
+check "documentation of the image" \
+    env RUSTDOCFLAGS=--deny=warnings cargo doc --no-deps --locked --quiet --document-private-items "${IMAGE[@]}"
+check "shell scripts" lint_shell
+host_tests
+if ((FAST)); then
+    echo "not run, because of --fast: the image on bare QEMU, scenarios under nested Xen"
+else
+    check "the image on bare QEMU" lab/boot-check.sh
+    scenarios
+fi
+echo "$PASSED passed, $FAILED failed"
+((FAILED == 0))
