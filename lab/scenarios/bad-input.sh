@@ -91,6 +91,7 @@ xenstore-read "$tree/status/error"
 describe 77 pvh
 wait_for 10 "it says that PVH guests cannot be served" says 'pvh'
 xenstore-read "$tree/status/error"
-assert_eq "$(xenstore-read "$tree/status/state")" failed "state"
+has_failed() { [[ $(xenstore-read "$tree/status/state") == failed ]]; }
+wait_for 10 "the state failed" has_failed
 expect_ok xl destroy bare-vd
 assert_clean

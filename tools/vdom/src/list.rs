@@ -151,6 +151,7 @@ fn describe(host: &mut Host, driver: &Domain, text: &mut String) -> Result<(), F
     if let Some(error) = host
         .text(&node(driver.id, keys::STATUS_ERROR))
         .at(name, STEP)?
+        .filter(|error| !error.is_empty())
     {
         line("error", &error);
     }
