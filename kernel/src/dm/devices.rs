@@ -20,7 +20,7 @@ use vd_virtio::{Chain, MmioTransport};
 use vd_xenbus::rate::{Admission, RateLimiter};
 use xen_hypercall::{DomId, Errno, dm};
 
-use super::slots;
+use super::{release, slots};
 use crate::counters;
 use crate::mem::foreign::GuestRam;
 use crate::mem::frames::{self, FRAME};
@@ -219,6 +219,7 @@ impl DeviceTable {
         let wanted = device.transport.interrupt();
         if device.line != wanted {
             device.line = wanted;
+            release::remember_line(device.slot, wanted);
             let line = device.slot.pci_device();
             match dm::set_pci_intx_level(&XEN, self.guest, line, INTX, wanted) {
                 // A guest that is gone is noticed elsewhere.

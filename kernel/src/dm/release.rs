@@ -5,6 +5,8 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use vd_config::SlotIndex;
+use vd_config::slot::INTX;
 use vd_ioreq::answer_all;
 use xen_hypercall::dm::{self, ServerId};
 use xen_hypercall::{DomId, Errno};
@@ -29,6 +31,28 @@ fn take() -> Option<(DomId, ServerId)> {
     (value & PRESENT != 0).then_some((guest, ServerId(value as u16)))
 }
 
+/// A bit for each slot whose interrupt line is up.
+static LINES: AtomicU32 = AtomicU32::new(0);
+
+/// Remembers whether the interrupt line of a slot is up.
+pub fn remember_line(slot: SlotIndex, up: bool) {
+    let bit = 1 << slot.get();
+    if up {
+        LINES.fetch_or(bit, Ordering::AcqRel);
+    } else {
+        LINES.fetch_and(!bit, Ordering::AcqRel);
+    }
+}
+
+/// Lowers every line: with nobody to acknowledge to, the guest would be interrupted for ever.
+fn lower_lines(guest: DomId) {
+    let lines = LINES.swap(0, Ordering::AcqRel);
+    for slot in SlotIndex::all().filter(|slot| lines >> slot.get() & 1 != 0) {
+        // A guest that is gone needs no line.
+        let _ = dm::set_pci_intx_level(&XEN, guest, slot.pci_device(), INTX, false);
+    }
+}
+
 /// Answers every slot; returns how many were answered.
 fn answer() -> usize {
     let Some(page) = slots::page() else { return 0 };
@@ -46,6 +70,7 @@ fn release() -> (usize, Result<(), Errno>) {
     let Some((guest, server)) = take() else {
         return (answered, Ok(()));
     };
+    lower_lines(guest);
     // A guest that is being destroyed refuses this, and needs no answer.
     let _ = dm::set_ioreq_server_state(&XEN, guest, server, false);
     answered += answer();

@@ -1,0 +1,36 @@
+# shellcheck shell=sh
+# Every CPU writes its own part of the disk and reads it back, all at once: the kicks come from every CPU.
+
+CPUS=$(nproc)
+MIB=1
+
+# on_cpu CPU: writes and compares, pinned to that CPU.
+on_cpu() {
+    at=$(($1 * MIB * 256))
+    taskset -c "$1" dd if=/run/data of="/dev/$DISK" bs=4k count=$((MIB * 256)) seek=$at oflag=direct &&
+        taskset -c "$1" dd if="/dev/$DISK" of="/run/back.$1" bs=4k count=$((MIB * 256)) skip=$at iflag=direct &&
+        cmp /run/data "/run/back.$1"
+}
+
+step_find() {
+    wait_for_disk
+    echo "$CPUS CPUs" >&3
+}
+
+step_all_at_once() {
+    dd if=/dev/urandom of=/run/data bs=1M count=$MIB
+    pids=
+    for cpu in $(seq 0 $((CPUS - 1))); do
+        on_cpu "$cpu" &
+        pids="$pids $!"
+    done
+    for pid in $pids; do
+        wait "$pid"
+    done
+}
+
+run_step find
+run_step all_at_once
+grep virtio /proc/interrupts | sed 's/^/guest: /'
+result
+sleep 3
