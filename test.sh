@@ -90,6 +90,7 @@ check "documentation" env RUSTDOCFLAGS=--deny=warnings cargo doc --workspace --n
 check "documentation of the image" \
     env RUSTDOCFLAGS=--deny=warnings cargo doc --no-deps --locked --quiet --document-private-items "${IMAGE[@]}"
 check "shell scripts" lint_shell
+check "xen-hypercall as a package" cargo package --package xen-hypercall --locked --allow-dirty --quiet
 host_tests
 if ((FAST)); then
     echo "not run, because of --fast: the image on bare QEMU, scenarios under nested Xen"
