@@ -12,6 +12,8 @@ guest_initrd() {
     # orderly_poweroff() of the kernel runs this when the toolstack asks for a shutdown.
     mkdir -p "$tree/usr/sbin"
     install -m 755 "$VD_LAB/guest/poweroff" "$tree/usr/sbin/poweroff"
+    mkdir -p "$tree/usr/bin"
+    install --strip -m 755 "$HOSTILE" "$tree/usr/bin/hostile"
     pack "$tree"
     cat "$GUEST/base.cpio"
 }

@@ -1,0 +1,34 @@
+# shellcheck shell=bash
+# A hostile driver in the guest breaks one rule of virtio after another on one disk. That disk goes broken and heals
+# with each reset; the guest's other disk passes all its checks meanwhile, and the driver domain goes on.
+# timeout: 240
+
+step "a guest with two disks"
+rm -f "$(console bad)" "$(console bad-vd)"
+truncate -s 16M /root/disk.img
+expect_ok vdom create "$(guest_config bad hostile \
+    'vdom_devices = [ "slot=0,type=blk,backend=module", "slot=1,type=blk,backend=ram:8M" ]')"
+follow_console bad
+wait_for 180 "the guest's result" console_says bad '^guest: RESULT'
+sleep 1.5
+vdom stats bad | grep -E 'fault|errors|strays|reps|bad-acc|requests|resets|state'
+console_says bad '^guest: RESULT PASS' || fail "$(grep -a -m 1 FAILED "$(console bad)" || echo no result)"
+console_says bad '^guest: innocent: [1-9]' || fail "the honest disk did no work"
+console_says bad '^guest: hostile: [0-9]+ attacks, 0 failed' || fail "an attack had another effect than it should"
+broken=$(sed -n 's/^guest: hostile: .* broken \([0-9]*\) times.*/\1/p' "$(console bad)")
+
+step "the driver domain has counted the same, and the honest disk has no fault"
+faults=$(counter bad device-1-faults)
+# Attacks that may go either way can break the device again and again.
+((faults >= broken && broken >= 25)) || fail "$faults faults, broken $broken times"
+assert_eq "$(counter bad device-0-faults)" 0 "faults of the honest disk"
+assert_eq "$(counter bad device-0-errors)" 0 "errors of the honest disk"
+assert_eq "$(counter bad state)" ready "state"
+grep -a 'driver fault' "$(console bad-vd)" | head -n 12
+lines=$(grep -ac 'driver fault' "$(console bad-vd)")
+((lines < faults)) || fail "$lines lines about $faults faults: not limited"
+echo "$faults faults, $lines lines about them"
+wait_for_end 20 bad
+wait_for_end 20 bad-vd
+expect_ok vdom destroy bad
+assert_clean
