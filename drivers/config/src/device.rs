@@ -125,6 +125,7 @@ pub struct DeviceDescription {
     serial: Option<Serial>,
     readonly: bool,
     block_size: BlockSize,
+    packed: bool,
 }
 
 impl DeviceDescription {
@@ -167,7 +168,8 @@ impl DeviceDescription {
             write(key::SERIAL, format_args!("{}", serial.as_str()))?;
         }
         write(key::READONLY, format_args!("{}", u8::from(self.readonly)))?;
-        write(key::BLOCK_SIZE, format_args!("{}", self.block_size.bytes()))
+        write(key::BLOCK_SIZE, format_args!("{}", self.block_size.bytes()))?;
+        write(key::PACKED, format_args!("{}", u8::from(self.packed)))
     }
 
     /// The kind of device.
@@ -188,6 +190,11 @@ impl DeviceDescription {
     /// Whether writes are refused.
     pub const fn readonly(&self) -> bool {
         self.readonly
+    }
+
+    /// Whether packed rings are offered to the driver, which may still choose split ones.
+    pub const fn packed(&self) -> bool {
+        self.packed
     }
 
     /// The logical block size.
@@ -225,6 +232,7 @@ struct Fields {
     serial: Option<Serial>,
     readonly: Option<bool>,
     block_size: Option<BlockSize>,
+    packed: Option<bool>,
 }
 
 impl Fields {
@@ -233,11 +241,20 @@ impl Fields {
             b"type" => set(&mut self.kind, key::TYPE, DeviceType::parse(value)?),
             b"backend" => set(&mut self.backend, key::BACKEND, Backend::parse(value)?),
             b"serial" => set(&mut self.serial, key::SERIAL, Serial::new(value)?),
-            b"readonly" => set(&mut self.readonly, key::READONLY, parse_flag(value)?),
+            b"readonly" => set(
+                &mut self.readonly,
+                key::READONLY,
+                parse_flag(key::READONLY, value)?,
+            ),
             b"block-size" => set(
                 &mut self.block_size,
                 key::BLOCK_SIZE,
                 BlockSize::parse(value)?,
+            ),
+            b"packed" => set(
+                &mut self.packed,
+                key::PACKED,
+                parse_flag(key::PACKED, value)?,
             ),
             _ => Err(ConfigError::UnknownKey(Excerpt::new(name))),
         }
@@ -250,6 +267,7 @@ impl Fields {
             serial: self.serial,
             readonly: self.readonly.unwrap_or_default(),
             block_size: self.block_size.unwrap_or_default(),
+            packed: self.packed.unwrap_or(true),
         };
         if let Backend::Ram(size) = device.backend {
             device.check_capacity(size.bytes())?;
@@ -276,11 +294,11 @@ fn split_pair(item: &[u8]) -> Result<(&[u8], &[u8]), ConfigError> {
     Ok((name.trim_ascii(), value.trim_ascii()))
 }
 
-fn parse_flag(text: &[u8]) -> Result<bool, ConfigError> {
+fn parse_flag(key: &'static str, text: &[u8]) -> Result<bool, ConfigError> {
     match text {
         b"0" => Ok(false),
         b"1" => Ok(true),
-        _ => Err(ConfigError::BadFlag(Excerpt::new(text))),
+        _ => Err(ConfigError::BadFlag(key, Excerpt::new(text))),
     }
 }
 

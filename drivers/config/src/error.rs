@@ -86,7 +86,7 @@ pub enum ConfigError {
     /// A serial number that is empty, too long or has other characters than allowed.
     BadSerial(Excerpt),
     /// A flag that is neither 0 nor 1.
-    BadFlag(Excerpt),
+    BadFlag(&'static str, Excerpt),
     /// A block size that is not 512 or 4096.
     BadBlockSize(Excerpt),
     /// An agreement version that this program does not speak.
@@ -118,7 +118,7 @@ impl fmt::Display for ConfigError {
             ),
             Self::UnknownKey(text) => write!(
                 f,
-                "unknown key {text}: devices have slot, type, backend, serial, readonly, block-size"
+                "unknown key {text}: devices have slot, type, backend, serial, readonly, block-size, packed"
             ),
             Self::DuplicateKey(key) => write!(f, "{key}= is given twice: remove one"),
             Self::MissingKey(key) => write!(f, "{key}= is missing: every device needs one"),
@@ -145,7 +145,7 @@ impl fmt::Display for ConfigError {
                 f,
                 "serial {text} does not fit: use 1 to 20 printable ASCII characters without spaces, commas and quotes"
             ),
-            Self::BadFlag(text) => write!(f, "readonly={text} is no flag: use 0 or 1"),
+            Self::BadFlag(key, text) => write!(f, "{key}={text} is no flag: use 0 or 1"),
             Self::BadBlockSize(text) => {
                 write!(f, "block size {text} is not supported: use 512 or 4096")
             }

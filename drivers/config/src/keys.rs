@@ -48,8 +48,10 @@ pub mod device {
     pub const READONLY: &str = "readonly";
     /// Logical block size.
     pub const BLOCK_SIZE: &str = "block-size";
+    /// Whether packed rings are offered.
+    pub const PACKED: &str = "packed";
     /// In configuration strings only: the slot. In xenstore it is the directory's name.
     pub const SLOT: &str = "slot";
     /// All that xenstore has.
-    pub const ALL: [&str; 5] = [TYPE, BACKEND, SERIAL, READONLY, BLOCK_SIZE];
+    pub const ALL: [&str; 6] = [TYPE, BACKEND, SERIAL, READONLY, BLOCK_SIZE, PACKED];
 }

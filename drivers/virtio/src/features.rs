@@ -10,6 +10,8 @@ bitflags::bitflags! {
         const EVENT_IDX = 1 << 29;
         /// Not a legacy device.
         const VERSION_1 = 1 << 32;
+        /// Packed rings instead of split ones.
+        const RING_PACKED = 1 << 34;
         /// Bits of the device type.
         const _ = !0;
     }
@@ -19,5 +21,6 @@ impl Features {
     /// What the transport and the rings offer, whatever the device.
     pub const CORE: Features = Features::INDIRECT_DESC
         .union(Features::EVENT_IDX)
-        .union(Features::VERSION_1);
+        .union(Features::VERSION_1)
+        .union(Features::RING_PACKED);
 }

@@ -284,3 +284,109 @@ pub fn chain(readable: &[(u64, u32)], writable: &[(u64, u32)]) -> Result<Chain, 
     }
     Ok(chain)
 }
+
+/// The driver's side of a packed ring.
+#[derive(Clone, Debug)]
+pub struct DriverPacked {
+    /// Number of entries.
+    pub size: u16,
+    /// The ring.
+    pub ring: u64,
+    /// Event suppression of the driver.
+    pub driver: u64,
+    /// Event suppression of the device.
+    pub device: u64,
+    avail: (u16, bool),
+    used: (u16, bool),
+    /// Entries of each request that is under way, by id.
+    slots: Vec<u16>,
+}
+
+impl DriverPacked {
+    /// A ring at `base`, with both event suppression structures behind it.
+    pub fn at(base: u64, size: u16) -> Self {
+        let driver = base + u64::from(size) * 16;
+        Self {
+            size,
+            ring: base,
+            driver,
+            device: driver + 4,
+            avail: (0, true),
+            used: (0, true),
+            slots: vec![0; usize::from(size)],
+        }
+    }
+
+    fn advance(&self, (offset, wrap): (u16, bool), slots: u16) -> (u16, bool) {
+        let sum = offset + slots;
+        if sum >= self.size {
+            (sum - self.size, !wrap)
+        } else {
+            (sum, wrap)
+        }
+    }
+
+    /// Makes a chain of descriptors (address, length, flags) available; the flags of the first are written last.
+    pub fn offer(&mut self, mem: &FakeMemory, id: u16, list: &[(u64, u32, u16)]) {
+        let start = self.avail;
+        let mut first = 0;
+        for (n, &(addr, len, flags)) in list.iter().enumerate() {
+            let (offset, wrap) = self.avail;
+            let next = if n + 1 < list.len() { NEXT } else { 0 };
+            let marks = if wrap { 1 << 7 } else { 1 << 15 };
+            let flags = flags | next | marks;
+            let at = self.ring + u64::from(offset) * 16;
+            // The last two fields are the other way round than in a split ring.
+            let written = if n == 0 {
+                flags ^ (1 << 7 | 1 << 15)
+            } else {
+                flags
+            };
+            descriptor(mem, at, addr, len, id, written);
+            if n == 0 {
+                first = flags;
+            }
+            self.avail = self.advance(self.avail, 1);
+        }
+        self.slots[usize::from(id)] = list.len() as u16;
+        mem.put(
+            self.ring + u64::from(start.0) * 16 + 14,
+            &first.to_le_bytes(),
+        );
+    }
+
+    /// Takes the next used descriptor: id and length.
+    pub fn take_used(&mut self, mem: &FakeMemory) -> Option<(u16, u32)> {
+        let (offset, wrap) = self.used;
+        let at = self.ring + u64::from(offset) * 16;
+        let flags = u16::from_le_bytes(mem.get(at + 14));
+        if (flags & 1 << 7 != 0) != wrap || (flags & 1 << 15 != 0) != wrap {
+            return None;
+        }
+        let id = u16::from_le_bytes(mem.get(at + 12));
+        self.used = self.advance(self.used, self.slots[usize::from(id)]);
+        Some((id, u32::from_le_bytes(mem.get(at + 8))))
+    }
+
+    /// Sets the driver's event suppression: flags, and the word for the descriptor.
+    pub fn set_events(&self, mem: &FakeMemory, flags: u16, word: u16) {
+        mem.put(self.driver, &word.to_le_bytes());
+        mem.put(self.driver + 2, &flags.to_le_bytes());
+    }
+
+    /// The device's event suppression: flags, and the word for the descriptor.
+    pub fn device_events(&self, mem: &FakeMemory) -> (u16, u16) {
+        let flags = u16::from_le_bytes(mem.get(self.device + 2));
+        (flags, u16::from_le_bytes(mem.get(self.device)))
+    }
+
+    /// The word for the descriptor that the driver will take next.
+    pub fn used_word(&self) -> u16 {
+        self.used.0 | u16::from(self.used.1) << 15
+    }
+
+    /// The word for the descriptor that the driver will make available next.
+    pub fn avail_word(&self) -> u16 {
+        self.avail.0 | u16::from(self.avail.1) << 15
+    }
+}

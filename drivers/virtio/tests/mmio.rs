@@ -163,7 +163,7 @@ fn the_whole_way() {
         "INDIRECT_DESC and EVENT_IDX"
     );
     rig.write(0x14, 1);
-    assert_eq!(rig.read(0x10), 1, "VERSION_1");
+    assert_eq!(rig.read(0x10), 1 | 1 << 2, "VERSION_1 and RING_PACKED");
     rig.write(0x14, 2);
     assert_eq!(rig.read(0x10), 0);
     rig.negotiate(GOOD);

@@ -16,7 +16,7 @@ use vd_config::{Backend, DeviceDescription, Devices, SLOTS, SlotIndex};
 use vd_ioreq::rep::RegisterBus;
 use vd_ioreq::{Access, Space, Width};
 use vd_virtio::mmio::Placeholder;
-use vd_virtio::{Chain, MmioTransport};
+use vd_virtio::{Chain, Features, MmioTransport};
 use vd_xenbus::rate::{Admission, RateLimiter};
 use xen_hypercall::{DomId, Errno, dm};
 
@@ -102,7 +102,12 @@ pub fn build(
     };
     for (slot, device) in devices.iter() {
         let disk = disk(device, module).map_err(|error| format!("device {slot}: {error}"))?;
-        let transport = MmioTransport::new(disk, QUEUE_SIZE);
+        let withheld = if device.packed() {
+            Features::empty()
+        } else {
+            Features::RING_PACKED
+        };
+        let transport = MmioTransport::new(disk, QUEUE_SIZE).without(withheld);
         let place = table.slots.get_mut(slot.index());
         if let Some(place) = place {
             *place = Some(Box::new(Device {

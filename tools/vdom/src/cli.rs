@@ -36,6 +36,7 @@ A DEVICE is a list of key=value, separated by commas:
   backend=ram:SIZE  its data is memory, zeroes at first; SIZE is 64M, 1G, ...
   serial=TEXT       up to 20 characters
   readonly=0|1      (default: 0)
+  packed=0|1        whether packed rings are offered (default: 1)
   block-size=512|4096
 
 vdom starts the driver domain, creates the guest paused, gives the driver domain power over the

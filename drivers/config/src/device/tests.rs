@@ -90,7 +90,7 @@ fn malformed_strings_say_what_is_wrong() {
     ));
     assert!(matches!(
         refusal("type=blk,backend=module,readonly=yes"),
-        E::BadFlag(_)
+        E::BadFlag("readonly", _)
     ));
     assert!(matches!(
         refusal("type=blk,backend=module,block-size=1024"),
@@ -154,17 +154,25 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
     let block = prop_oneof![Just(BlockSize::B512), Just(BlockSize::B4096)];
     let blocks = 1..=u64::MAX / 4096;
     let serial = proptest::option::of("[!#-&(-+.-~-]{1,20}");
-    (block, proptest::option::of(blocks), serial, any::<bool>()).prop_map(
-        |(block_size, blocks, serial, readonly)| DeviceDescription {
-            kind: DeviceType::Blk,
-            backend: blocks.map_or(Backend::Module, |blocks| {
-                Backend::Ram(ByteSize(blocks * u64::from(block_size.bytes())))
-            }),
-            serial: serial.map(|text| Serial::new(text.as_bytes()).unwrap()),
-            readonly,
-            block_size,
-        },
+    (
+        block,
+        proptest::option::of(blocks),
+        serial,
+        any::<bool>(),
+        any::<bool>(),
     )
+        .prop_map(
+            |(block_size, blocks, serial, readonly, packed)| DeviceDescription {
+                kind: DeviceType::Blk,
+                backend: blocks.map_or(Backend::Module, |blocks| {
+                    Backend::Ram(ByteSize(blocks * u64::from(block_size.bytes())))
+                }),
+                serial: serial.map(|text| Serial::new(text.as_bytes()).unwrap()),
+                readonly,
+                packed,
+                block_size,
+            },
+        )
 }
 
 proptest! {
@@ -212,7 +220,7 @@ proptest! {
     /// Strings that are nearly right reach deeper than random bytes do.
     #[test]
     fn nearly_right_strings_give_a_device_or_an_error_with_a_remedy(
-        text in "((slot|type|backend|serial|readonly|block-size)=(blk|module|ram:[0-9]{0,22}[KMG]?|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
+        text in "((slot|type|backend|serial|readonly|block-size|packed)=(blk|module|ram:[0-9]{0,22}[KMG]?|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
     ) {
         match DeviceDescription::parse(text.as_bytes()) {
             Ok((_, device)) => {

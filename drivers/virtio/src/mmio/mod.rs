@@ -40,6 +40,8 @@ struct QueueSlot {
 #[derive(Clone, Debug)]
 pub struct MmioTransport<D, const QUEUES: usize> {
     device: D,
+    /// Features that are not offered although they could be.
+    withheld: Features,
     queues: [QueueSlot; QUEUES],
     status: Status,
     device_features_sel: u32,
@@ -59,6 +61,7 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
     pub fn new(device: D, max_size: u16) -> Self {
         Self {
             device,
+            withheld: Features::empty(),
             queues: [const {
                 QueueSlot {
                     config: QueueConfig::new(0),
@@ -81,6 +84,13 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
             turn: 0,
             counters: Counters::default(),
         }
+    }
+
+    /// The same without some features.
+    #[must_use]
+    pub fn without(mut self, features: Features) -> Self {
+        self.withheld = features;
+        self
     }
 
     /// The device itself.
@@ -125,7 +135,7 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
     }
 
     fn offered(&self) -> Features {
-        self.device.features() | Features::CORE
+        (self.device.features() | Features::CORE).difference(self.withheld)
     }
 
     /// The driver reads `size` bytes at `offset` of the register window. What is no register reads as 0.

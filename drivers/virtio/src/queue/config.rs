@@ -1,18 +1,20 @@
 //! A queue before it is ready: what the driver has written about it, unchecked.
 
-use super::{MAX_SIZE, Queue};
+use super::packed::Packed;
+use super::split::Split;
+use super::{MAX_SIZE, Queue, Ring};
 use crate::fault::FaultKind;
 use crate::features::Features;
 use crate::mem::{Gpa, GuestMemory, MemError};
 
-/// The three areas of a split ring, in the order of their registers.
+/// The three areas of a ring, in the order of their registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Area {
-    /// Descriptor table.
+    /// Descriptor table; packed: the ring.
     Desc,
-    /// Available ring, written by the driver.
+    /// Available ring; packed: event suppression of the driver.
     Driver,
-    /// Used ring, written by the device.
+    /// Used ring; packed: event suppression of the device.
     Device,
 }
 
@@ -69,19 +71,29 @@ impl QueueConfig {
         mem: &M,
         features: Features,
     ) -> Result<Queue, FaultKind> {
+        let packed = features.contains(Features::RING_PACKED);
         let shown = u16::try_from(self.size).unwrap_or(u16::MAX);
         let size = u16::try_from(self.size)
             .ok()
-            .filter(|size| size.is_power_of_two() && *size <= self.max)
+            .filter(|&size| size != 0 && size <= self.max && (packed || size.is_power_of_two()))
             .ok_or(FaultKind::QueueSize(shown))?;
         let n = u64::from(size);
         let [desc, driver, device] = self.areas;
-        // Sizes and alignments of section 2.7; the rings have a word more than their entries need.
-        let areas = [
-            (desc, 16, n.saturating_mul(16)),
-            (driver, 2, n.saturating_mul(2).saturating_add(6)),
-            (device, 4, n.saturating_mul(8).saturating_add(6)),
-        ];
+        // Alignments and sizes: of sections 2.8.10.1 and 2.8 for packed rings, of 2.7 for split ones, whose rings have a
+        // word more than their entries need.
+        let areas = if packed {
+            [
+                (desc, 16, n.saturating_mul(16)),
+                (driver, 4, 4),
+                (device, 4, 4),
+            ]
+        } else {
+            [
+                (desc, 16, n.saturating_mul(16)),
+                (driver, 2, n.saturating_mul(2).saturating_add(6)),
+                (device, 4, n.saturating_mul(8).saturating_add(6)),
+            ]
+        };
         for (address, align, len) in areas {
             if !address.is_multiple_of(align) || address.checked_add(len).is_none() {
                 return Err(FaultKind::RingAddress(address));
@@ -89,10 +101,11 @@ impl QueueConfig {
             mem.check(Gpa(address), len)
                 .map_err(|_| MemError::new(Gpa(address), len))?;
         }
-        Ok(Queue::new(
-            size,
-            areas.map(|(address, ..)| Gpa(address)),
-            features,
-        ))
+        let areas = areas.map(|(address, ..)| Gpa(address));
+        Ok(Queue(if packed {
+            Ring::Packed(Packed::new(size, areas, features))
+        } else {
+            Ring::Split(Split::new(size, areas, features))
+        }))
     }
 }

@@ -1,8 +1,8 @@
-use super::{Area, Interrupt, MAX_SIZE, Queue, QueueConfig, is_passed};
 use crate::chain::Chain;
 use crate::fault::FaultKind;
 use crate::features::Features;
 use crate::mem::{Gpa, MemError};
+use crate::queue::{Area, Head, Interrupt, MAX_SIZE, Queue, QueueConfig, is_passed};
 use crate::test_util::{DriverRing, FakeMemory, INDIRECT, NEXT, WRITE, descriptor};
 
 const SIZE: u16 = 8;
@@ -45,7 +45,7 @@ fn rig(features: Features) -> Rig {
 }
 
 impl Rig {
-    fn pop(&mut self) -> Result<Option<super::Head>, FaultKind> {
+    fn pop(&mut self) -> Result<Option<Head>, FaultKind> {
         self.queue.pop(&self.mem, &mut self.chain)
     }
 
@@ -54,12 +54,12 @@ impl Rig {
         self.ring.describe(&self.mem, index, addr, len, flags, next);
     }
 
-    fn offer_one(&mut self, head: u16) -> Result<Option<super::Head>, FaultKind> {
+    fn offer_one(&mut self, head: u16) -> Result<Option<Head>, FaultKind> {
         self.ring.offer(&self.mem, head);
         self.pop()
     }
 
-    fn give_back(&mut self, head: super::Head) {
+    fn give_back(&mut self, head: Head) {
         self.queue.add_used(&self.mem, head, 7).unwrap();
         self.queue.publish(&self.mem).unwrap();
     }

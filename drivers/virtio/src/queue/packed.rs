@@ -1,0 +1,249 @@
+//! A packed ring (virtio 1.3, section 2.8).
+//!
+//! One ring of descriptors that both sides write. Each side goes round it with a wrap counter that flips at the end;
+//! two flags of a descriptor, compared with the counter, say whose it is.
+//!
+//! Invariants: at most as many entries are in flight as the ring has; the flags of a used descriptor are written last.
+
+use super::walk::Flags;
+use super::{Head, Interrupt};
+use crate::chain::Chain;
+use crate::fault::FaultKind;
+use crate::features::Features;
+use crate::mem::{Gpa, GuestMemory, MemError};
+
+/// Bytes of a descriptor.
+const SIZE: u64 = 16;
+/// Where the flags are in it.
+const FLAGS: u64 = 14;
+/// Where the flags are in an event suppression structure; its descriptor word is at 0 (2.8.10).
+const EVENT_FLAGS: u64 = 2;
+/// `RING_EVENT_FLAGS_ENABLE`
+const ENABLE: u16 = 0;
+/// `RING_EVENT_FLAGS_DISABLE`
+const DISABLE: u16 = 1;
+/// `RING_EVENT_FLAGS_DESC`
+const AT_DESCRIPTOR: u16 = 2;
+/// The wrap counter in a word that has an offset below it.
+const WRAP: u16 = 1 << 15;
+
+/// A place in the ring, with the wrap counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cursor {
+    offset: u16,
+    wrap: bool,
+}
+
+impl Cursor {
+    const START: Cursor = Cursor {
+        offset: 0,
+        wrap: true,
+    };
+
+    /// The place `slots` entries further, in a ring of `size` entries; `slots` is at most `size`.
+    fn after(self, slots: u16, size: u16) -> Self {
+        let sum = u32::from(self.offset).saturating_add(u32::from(slots));
+        match sum.checked_sub(size.into()) {
+            None => Cursor {
+                offset: u16::try_from(sum).unwrap_or(0),
+                ..self
+            },
+            Some(rest) => Cursor {
+                offset: u16::try_from(rest).unwrap_or(0),
+                wrap: !self.wrap,
+            },
+        }
+    }
+
+    /// How many entries it is from `earlier` to here: less than two rounds.
+    fn since(self, earlier: Cursor, size: u16) -> u32 {
+        let round = u32::from(size);
+        let position = |cursor: Cursor| {
+            let lap = if cursor.wrap { 0 } else { round };
+            lap.saturating_add(cursor.offset.into())
+        };
+        let two = round.saturating_mul(2);
+        let ahead = position(self)
+            .saturating_add(two)
+            .saturating_sub(position(earlier));
+        ahead.checked_rem(two).unwrap_or(0)
+    }
+
+    fn word(self) -> u16 {
+        if self.wrap {
+            self.offset | WRAP
+        } else {
+            self.offset
+        }
+    }
+
+    fn from_word(word: u16) -> Self {
+        Cursor {
+            offset: word & !WRAP,
+            wrap: word & WRAP != 0,
+        }
+    }
+}
+
+/// A packed ring in use.
+#[derive(Clone, Debug)]
+pub(super) struct Packed {
+    pub(super) size: u16,
+    ring: Gpa,
+    /// Event suppression of the driver: about interrupts.
+    driver: Gpa,
+    /// Event suppression of the device: about kicks.
+    device: Gpa,
+    pub(super) indirect: bool,
+    event_idx: bool,
+    next_avail: Cursor,
+    next_used: Cursor,
+    /// Where `next_used` was when it was last decided whether to interrupt.
+    decided: Cursor,
+    /// Entries that were taken and not given back.
+    in_flight: u16,
+}
+
+impl Packed {
+    pub(super) fn new(size: u16, [ring, driver, device]: [Gpa; 3], features: Features) -> Self {
+        Self {
+            size,
+            ring,
+            driver,
+            device,
+            indirect: features.contains(Features::INDIRECT_DESC),
+            event_idx: features.contains(Features::EVENT_IDX),
+            next_avail: Cursor::START,
+            next_used: Cursor::START,
+            decided: Cursor::START,
+            in_flight: 0,
+        }
+    }
+
+    /// Where the entry `ahead` of the next available one is; `ahead` is less than the size.
+    pub(super) fn entry(&self, ahead: u16) -> Gpa {
+        self.place(self.next_avail.after(ahead, self.size))
+    }
+
+    fn place(&self, cursor: Cursor) -> Gpa {
+        field(self.ring, u64::from(cursor.offset).saturating_mul(SIZE))
+    }
+
+    /// The flags of the next entry, if the driver has made it available.
+    fn look<M: GuestMemory + ?Sized>(&self, mem: &M) -> Result<Option<Flags>, FaultKind> {
+        let flags = mem.load_u16(field(self.entry(0), FLAGS))?;
+        let flags = Flags::from_bits_truncate(flags);
+        let wrap = self.next_avail.wrap;
+        let available = flags.contains(Flags::AVAIL) == wrap && flags.contains(Flags::USED) != wrap;
+        Ok(available.then_some(flags))
+    }
+
+    pub(super) fn pop<M: GuestMemory + ?Sized>(
+        &mut self,
+        mem: &M,
+        chain: &mut Chain,
+    ) -> Result<Option<Head>, FaultKind> {
+        let Some(flags) = self.look(mem)? else {
+            return Ok(None);
+        };
+        let (id, slots) = self.walk(mem, flags, chain)?;
+        let in_flight = self.in_flight.saturating_add(slots);
+        if in_flight > self.size {
+            // The driver has taken back entries that it had given away.
+            return Err(FaultKind::HeadInFlight(id));
+        }
+        self.in_flight = in_flight;
+        self.next_avail = self.next_avail.after(slots, self.size);
+        Ok(Some(Head { id, slots }))
+    }
+
+    pub(super) fn add_used<M: GuestMemory + ?Sized>(
+        &mut self,
+        mem: &M,
+        head: Head,
+        written: u32,
+    ) -> Result<(), MemError> {
+        let place = self.place(self.next_used);
+        let [a, b, c, d] = written.to_le_bytes();
+        let [e, f] = head.id.to_le_bytes();
+        mem.write(field(place, 8), &[a, b, c, d, e, f])?;
+        let mut flags = Flags::empty();
+        flags.set(Flags::AVAIL | Flags::USED, self.next_used.wrap);
+        // The length counts only with this flag (2.8.4).
+        flags.set(Flags::WRITE, written != 0);
+        mem.store_u16(field(place, FLAGS), flags.bits())?;
+        self.in_flight = self.in_flight.saturating_sub(head.slots);
+        self.next_used = self.next_used.after(head.slots, self.size);
+        Ok(())
+    }
+
+    /// Nothing is held back: a used descriptor shows itself.
+    #[allow(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "the same as a split ring's"
+    )]
+    pub(super) fn publish<M: GuestMemory + ?Sized>(&mut self, _: &M) -> Result<(), MemError> {
+        Ok(())
+    }
+
+    pub(super) fn decide_interrupt<M: GuestMemory + ?Sized>(
+        &mut self,
+        mem: &M,
+    ) -> Result<Interrupt, MemError> {
+        let new = self.next_used.since(self.decided, self.size);
+        if new == 0 {
+            return Ok(Interrupt::Nothing);
+        }
+        // The driver writes its event structure and then looks at the ring; here it is the other way round. With a
+        // full barrier in between on both sides at least one of them sees the other's write.
+        mem.fence();
+        let wanted = match mem.load_u16(field(self.driver, EVENT_FLAGS))? & 3 {
+            DISABLE => false,
+            AT_DESCRIPTOR if self.event_idx => {
+                let event = Cursor::from_word(mem.load_u16(self.driver)?);
+                // An offset that is in no ring is never passed.
+                let behind = self.next_used.since(event, self.size);
+                event.offset < self.size && behind != 0 && behind <= new
+            }
+            _ => true,
+        };
+        self.decided = self.next_used;
+        Ok(if wanted {
+            Interrupt::Wanted
+        } else {
+            Interrupt::Unwanted
+        })
+    }
+
+    pub(super) fn enable_notifications<M: GuestMemory + ?Sized>(
+        &mut self,
+        mem: &M,
+    ) -> Result<bool, FaultKind> {
+        if self.event_idx {
+            mem.store_u16(self.device, self.next_avail.word())?;
+            mem.store_u16(field(self.device, EVENT_FLAGS), AT_DESCRIPTOR)?;
+        } else {
+            mem.store_u16(field(self.device, EVENT_FLAGS), ENABLE)?;
+        }
+        // As in `decide_interrupt`, with the roles exchanged.
+        mem.fence();
+        Ok(self.look(mem)?.is_some())
+    }
+
+    pub(super) fn disable_notifications<M: GuestMemory + ?Sized>(
+        &mut self,
+        mem: &M,
+    ) -> Result<(), MemError> {
+        mem.store_u16(field(self.device, EVENT_FLAGS), DISABLE)
+    }
+}
+
+/// A place in the ring's memory. Activation saw to it that nothing wraps.
+fn field(base: Gpa, offset: u64) -> Gpa {
+    Gpa(base.0.saturating_add(offset))
+}
+
+#[cfg(test)]
+#[path = "packed_tests.rs"]
+mod tests;

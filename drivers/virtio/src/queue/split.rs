@@ -1,0 +1,241 @@
+//! A split ring (virtio 1.3, section 2.7).
+//!
+//! Indices run freely over 16 bits and wrap; an entry is at the index modulo the size.
+
+use super::{Head, Interrupt, MAX_SIZE, is_passed};
+use crate::chain::Chain;
+use crate::fault::FaultKind;
+use crate::features::Features;
+use crate::mem::{Gpa, GuestMemory, MemError};
+
+/// `VIRTQ_AVAIL_F_NO_INTERRUPT` (2.7.6).
+const NO_INTERRUPT: u16 = 1;
+/// `VIRTQ_USED_F_NO_NOTIFY` (2.7.8).
+const NO_NOTIFY: u16 = 1;
+/// Where the index is in both rings.
+const IDX: u64 = 2;
+/// Where the entries start in both rings.
+const RING: u64 = 4;
+
+/// A split ring in use.
+#[derive(Clone, Debug)]
+pub(super) struct Split {
+    pub(super) size: u16,
+    pub(super) desc: Gpa,
+    avail: Gpa,
+    used: Gpa,
+    pub(super) indirect: bool,
+    event_idx: bool,
+    /// Index of the next available entry to look at.
+    next_avail: u16,
+    /// avail.idx as last read.
+    seen_avail: u16,
+    /// Index of the next used entry to write.
+    next_used: u16,
+    /// used.idx as last published.
+    published: u16,
+    /// used.idx when it was last decided whether to interrupt.
+    decided: u16,
+    in_flight: [u64; MAX_SIZE as usize / 64],
+}
+
+impl Split {
+    pub(super) fn new(size: u16, [desc, avail, used]: [Gpa; 3], features: Features) -> Self {
+        Self {
+            size,
+            desc,
+            avail,
+            used,
+            indirect: features.contains(Features::INDIRECT_DESC),
+            event_idx: features.contains(Features::EVENT_IDX),
+            next_avail: 0,
+            seen_avail: 0,
+            next_used: 0,
+            published: 0,
+            decided: 0,
+            in_flight: [0; MAX_SIZE as usize / 64],
+        }
+    }
+
+    /// Takes the next request; its buffers go into `chain`.
+    ///
+    /// # Errors
+    /// What the driver got wrong. The queue cannot go on.
+    pub(super) fn pop<M: GuestMemory + ?Sized>(
+        &mut self,
+        mem: &M,
+        chain: &mut Chain,
+    ) -> Result<Option<Head>, FaultKind> {
+        if self.next_avail == self.seen_avail && !self.look(mem)? {
+            return Ok(None);
+        }
+        let head = mem.load_u16(self.entry(self.avail, self.next_avail, 2))?;
+        if head >= self.size {
+            return Err(FaultKind::DescriptorIndex(head));
+        }
+        if !self.mark(head) {
+            return Err(FaultKind::HeadInFlight(head));
+        }
+        self.walk(mem, head, chain)?;
+        self.next_avail = self.next_avail.wrapping_add(1);
+        Ok(Some(Head { id: head, slots: 1 }))
+    }
+
+    /// Reads avail.idx; returns whether there is something.
+    fn look<M: GuestMemory + ?Sized>(&mut self, mem: &M) -> Result<bool, FaultKind> {
+        let idx = mem.load_u16(ring(self.avail, IDX))?;
+        let ahead = idx.wrapping_sub(self.next_avail);
+        if ahead > self.size {
+            return Err(FaultKind::AvailIndex {
+                at: self.next_avail,
+                idx,
+            });
+        }
+        self.seen_avail = idx;
+        Ok(ahead != 0)
+    }
+
+    /// Gives a request back: `written` bytes were written into its buffers. The driver sees it after
+    /// [`Queue::publish`].
+    ///
+    /// # Errors
+    /// [`MemError`] if the used ring is not RAM any more.
+    pub(super) fn add_used<M: GuestMemory + ?Sized>(
+        &mut self,
+        mem: &M,
+        head: Head,
+        written: u32,
+    ) -> Result<(), MemError> {
+        let [a, b] = head.id.to_le_bytes();
+        let [e, f, g, h] = written.to_le_bytes();
+        let place = self.entry(self.used, self.next_used, 8);
+        mem.write(place, &[a, b, 0, 0, e, f, g, h])?;
+        self.unmark(head.id);
+        self.next_used = self.next_used.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Shows the driver everything that was given back.
+    ///
+    /// # Errors
+    /// [`MemError`] if the used ring is not RAM any more.
+    pub(super) fn publish<M: GuestMemory + ?Sized>(&mut self, mem: &M) -> Result<(), MemError> {
+        if self.published != self.next_used {
+            mem.store_u16(ring(self.used, IDX), self.next_used)?;
+            self.published = self.next_used;
+        }
+        Ok(())
+    }
+
+    /// Whether something was published since the last call, and whether the driver wants an interrupt for it.
+    ///
+    /// # Errors
+    /// [`MemError`] if the available ring is not RAM any more.
+    pub(super) fn decide_interrupt<M: GuestMemory + ?Sized>(
+        &mut self,
+        mem: &M,
+    ) -> Result<Interrupt, MemError> {
+        let (old, new) = (self.decided, self.published);
+        if old == new {
+            return Ok(Interrupt::Nothing);
+        }
+        // The driver writes used_event (or the flag) and then looks at used.idx; here it is the other way round. With
+        // a full barrier in between on both sides at least one of them sees the other's write.
+        mem.fence();
+        let wanted = if self.event_idx {
+            let event = mem.load_u16(self.trailer(self.avail, 2))?;
+            is_passed(event, old, new)
+        } else {
+            mem.load_u16(self.avail)? & NO_INTERRUPT == 0
+        };
+        self.decided = new;
+        Ok(if wanted {
+            Interrupt::Wanted
+        } else {
+            Interrupt::Unwanted
+        })
+    }
+
+    /// Asks the driver to kick again. Returns whether there is something already: then it might not.
+    ///
+    /// # Errors
+    /// What the driver got wrong.
+    pub(super) fn enable_notifications<M: GuestMemory + ?Sized>(
+        &mut self,
+        mem: &M,
+    ) -> Result<bool, FaultKind> {
+        if self.event_idx {
+            mem.store_u16(self.avail_event(), self.next_avail)?;
+        } else {
+            mem.store_u16(self.used, 0)?;
+        }
+        // The same as in `decide_interrupt`, with the roles exchanged: the driver writes avail.idx and then looks
+        // whether a kick is wanted.
+        mem.fence();
+        if self.next_avail != self.seen_avail {
+            return Ok(true);
+        }
+        self.look(mem)
+    }
+
+    /// Asks the driver not to kick: the queue is being run anyway. Only a hint, which saves kicks.
+    ///
+    /// # Errors
+    /// [`MemError`] if the used ring is not RAM any more.
+    pub(super) fn disable_notifications<M: GuestMemory + ?Sized>(
+        &mut self,
+        mem: &M,
+    ) -> Result<(), MemError> {
+        if self.event_idx {
+            // An index that the driver passes 2^15 requests later at the soonest.
+            mem.store_u16(self.avail_event(), self.next_avail.wrapping_sub(1))
+        } else {
+            mem.store_u16(self.used, NO_NOTIFY)
+        }
+    }
+
+    fn avail_event(&self) -> Gpa {
+        self.trailer(self.used, 8)
+    }
+
+    /// Where the entry with a free-running index is.
+    fn entry(&self, base: Gpa, index: u16, bytes: u64) -> Gpa {
+        let at = u64::from(index & self.size.saturating_sub(1));
+        ring(base, RING.saturating_add(at.saturating_mul(bytes)))
+    }
+
+    /// Where the word behind the last entry is.
+    fn trailer(&self, base: Gpa, bytes: u64) -> Gpa {
+        ring(
+            base,
+            RING.saturating_add(u64::from(self.size).saturating_mul(bytes)),
+        )
+    }
+
+    /// Marks a head as in flight, unless it is.
+    fn mark(&mut self, head: u16) -> bool {
+        let bit = 1 << (head & 63);
+        match self.in_flight.get_mut(usize::from(head >> 6)) {
+            Some(word) if *word & bit == 0 => {
+                *word |= bit;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn unmark(&mut self, head: u16) {
+        if let Some(word) = self.in_flight.get_mut(usize::from(head >> 6)) {
+            *word &= !(1 << (head & 63));
+        }
+    }
+}
+
+/// A place in a ring. Activation saw to it that no ring wraps.
+fn ring(base: Gpa, offset: u64) -> Gpa {
+    Gpa(base.0.saturating_add(offset))
+}
+
+#[cfg(test)]
+#[path = "split_tests.rs"]
+mod tests;
