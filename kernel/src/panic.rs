@@ -31,7 +31,11 @@ pub fn die(what: &dyn fmt::Display, trace: Backtrace) -> ! {
             ));
         }
         // A fault while releasing or reporting: say so by the plainest means there is.
-        1 => log::debug_port("virtio-domain: fault inside the panic path\n"),
+        1 => {
+            // It may have been an NMI in the middle of releasing.
+            dm::release::emergency();
+            log::debug_port("virtio-domain: fault inside the panic path\n");
+        }
         _ => {}
     }
     xen::shutdown(ShutdownReason::CRASH)

@@ -147,6 +147,8 @@ impl Service {
             Ok(()) => log::info!("xenstore: connected again"),
             Err(error) => log::error!("xenstore: {error}; devices go on, status does not"),
         }
+        // Waiting for the replies has set the timer to its own deadline.
+        time::wake_at(time::now() + TICK);
     }
 
     /// What the toolstack asks for, if it does. The answer is an empty value.
@@ -185,6 +187,10 @@ impl Service {
             if control::poll(None) == Some(Request::Shutdown) {
                 return Err(Stop::Console);
             }
+            if news.shutdown || news.commit {
+                // Waiting for replies may have taken in more events: nobody will wake us for those.
+                continue;
+            }
             sleep_unless(events::any);
             events::take();
         }
@@ -206,6 +212,11 @@ impl Service {
         let guest = description.and_then(|it| Guest::attach(&it, self.module.as_ref()));
         match guest {
             Ok(guest) => {
+                if !matches!(description::is_committed(&mut self.store), Ok(true)) {
+                    // vdom has lost patience and taken the description back.
+                    log::warn!("the description was taken back: releasing the guest");
+                    return None;
+                }
                 for device in guest.devices().iter() {
                     let (slot, disk) = (device.slot(), device.transport().device());
                     let kib = vd_blk::Backend::sectors(disk.backend()) / 2;
@@ -234,14 +245,18 @@ impl Service {
     fn serve(&mut self, mut guest: Guest) -> Stop {
         let mut ticks = Ticks::default();
         time::wake_at(time::now() + TICK);
+        // What came in while the attaching waited for replies.
+        events::mark(Happened::XENSTORE);
         let stop = loop {
             let happened = events::take();
             let more = guest.pass();
             if happened.contains(Happened::XENSTORE) {
-                if self.news().shutdown
-                    && let Some(stop) = self.shutdown_request()
-                {
-                    break stop;
+                if self.news().shutdown {
+                    if let Some(stop) = self.shutdown_request() {
+                        break stop;
+                    }
+                    // Waiting for the reply has set the timer to its own deadline.
+                    time::wake_at(time::now() + TICK);
                 }
                 self.publish(&guest);
             }
@@ -252,7 +267,7 @@ impl Service {
             }
             if happened.contains(Happened::TIMER) {
                 // An event could have been lost; nothing else may be.
-                slots::scan();
+                guest.tick();
                 if !guest.is_alive() {
                     break Stop::GuestGone;
                 }
@@ -266,9 +281,10 @@ impl Service {
                 sleep_unless(events::any);
             }
         };
+        // The guest first: what follows waits for xenstored.
+        guest.release();
         self.summary(&guest);
         self.publish_all(&guest);
-        drop(guest);
         stop
     }
 

@@ -26,9 +26,9 @@ bitflags::bitflags! {
 /// Most data segments of a request: a queue's descriptors but for header and status.
 pub const SEG_MAX: u32 = MAX_SIZE as u32 - 2;
 /// Most ranges of a DISCARD or WRITE_ZEROES request.
-pub const MAX_RANGES: u32 = 16;
+pub const MAX_RANGES: u32 = 4;
 /// Most sectors of such a range: the work of one request is bounded.
-pub const MAX_RANGE_SECTORS: u32 = 8 * 1024 * 1024 / 512;
+pub const MAX_RANGE_SECTORS: u32 = 2 * 1024 * 1024 / 512;
 
 /// How a disk is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -72,6 +72,8 @@ pub struct Engine<const SLOTS: usize, const CELLS: usize> {
     pub doorbells: Registry<CELLS>,
     /// Where device registers are; accesses elsewhere never reach the main loop.
     pub registers: Ranges,
+    /// Whether doorbells are answered at once.
+    answering: bool,
     counters: Counters,
     pending: [Option<Pending>; SLOTS],
     waiting: usize,
@@ -86,6 +88,7 @@ impl<const SLOTS: usize, const CELLS: usize> Engine<SLOTS, CELLS> {
         Engine {
             doorbells: Registry::new(restricted_to),
             registers: Ranges::new(),
+            answering: true,
             counters: ZERO,
             pending: [None; SLOTS],
             waiting: 0,
@@ -98,6 +101,12 @@ impl<const SLOTS: usize, const CELLS: usize> Engine<SLOTS, CELLS> {
     /// What has happened so far.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// Whether doorbells are answered at once, or wait for the main loop like register writes, which holds back vCPUs
+    /// that ring more often than the main loop can serve.
+    pub fn set_answering(&mut self, answering: bool) {
+        self.answering = answering;
     }
 
     /// Counts an interrupt: one may stand for several slots.
@@ -251,6 +260,7 @@ impl<const SLOTS: usize, const CELLS: usize> Engine<SLOTS, CELLS> {
             width,
             value,
         } = access
+            && self.answering
             && let Some(kick) = self.doorbells.lookup(space, addr, width, value).kick
         {
             bump(&mut self.counters.doorbells);

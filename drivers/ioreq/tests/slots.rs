@@ -96,6 +96,39 @@ fn doorbell_is_answered_at_once_and_delivers_the_whole_value() {
     assert_eq!(engine.counters().doorbells, 1);
 }
 
+/// Case 26: more doorbells than the main loop can serve wait for it, like register writes.
+#[test]
+fn row26_doorbells_can_be_held_back() {
+    let (mut engine, page) = (engine(), FakePage::new(128));
+    engine.set_answering(false);
+    page.post(slot(1), &Request::write(NOTIFY, 4, 3));
+    assert_eq!(engine.on_event(&page, slot(1)), Outcome::Deferred);
+    let (ticket, access) = engine.next_pending().unwrap();
+    assert!(matches!(
+        access,
+        Access::Write {
+            addr: NOTIFY,
+            value: 3,
+            ..
+        }
+    ));
+    engine.complete(&page, ticket, 0).unwrap();
+    assert!(page.take_response(slot(1)).is_some());
+    engine.set_answering(true);
+    page.post(slot(1), &Request::write(NOTIFY, 4, 3));
+    assert!(matches!(
+        engine.on_event(&page, slot(1)),
+        Outcome::Answered { kick: Some(_) }
+    ));
+    assert_eq!(
+        (
+            engine.counters().doorbells,
+            engine.counters().register_writes
+        ),
+        (1, 1)
+    );
+}
+
 #[test]
 fn register_accesses_wait_for_the_main_loop() {
     let (mut engine, page) = (engine(), FakePage::new(128));

@@ -53,6 +53,11 @@ impl Chain {
         self.segments.len()
     }
 
+    /// Number of bytes in all segments together.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Whether there are no segments.
     pub fn is_empty(&self) -> bool {
         self.segments.is_empty()

@@ -24,6 +24,11 @@ const CHUNK_SHIFT: u32 = 21;
 /// log2 of the bytes in a frame.
 const FRAME_SHIFT: u32 = 12;
 
+/// Most chunks: 256 GiB of guest-physical address space.
+pub const MAX_CHUNKS: usize = 1 << 17;
+/// Most chunks with holes that can be mapped at a time.
+pub const MAX_PARTIAL: usize = 1 << 13;
+
 /// One bit a frame of a chunk, set = mapped.
 pub type ChunkBits = [u64; CHUNK_FRAMES / 64];
 
@@ -46,28 +51,56 @@ pub struct TooLarge;
 
 impl fmt::Display for TooLarge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the guest is too large for this driver domain's memory")
+        write!(
+            f,
+            "the guest is too large: 256 GiB of address space can be served"
+        )
     }
 }
 
 impl ForeignMap {
     /// Bookkeeping for a guest whose highest frame number is `max_gfn`: four bytes a
-    /// 2 MiB of guest-physical address space.
+    /// 2 MiB of guest-physical address space, and room for the bitmaps of chunks with holes, all of it taken now.
     ///
     /// # Errors
-    /// [`TooLarge`] when there is not enough heap.
+    /// [`TooLarge`] beyond [`MAX_CHUNKS`], or when there is not enough heap.
     pub fn new(max_gfn: u64) -> Result<Self, TooLarge> {
-        let chunks =
-            usize::try_from(max_gfn >> (CHUNK_SHIFT - FRAME_SHIFT)).map_err(|_| TooLarge)?;
-        let chunks = chunks.checked_add(1).ok_or(TooLarge)?;
         let mut map = Self {
             chunks: Vec::new(),
             partial: Vec::new(),
             mapped: 0,
         };
-        map.chunks.try_reserve_exact(chunks).map_err(|_| TooLarge)?;
-        map.chunks.resize(chunks, UNTOUCHED);
+        map.grow(max_gfn)?;
         Ok(map)
+    }
+
+    /// The guest has got memory beyond its former highest frame number.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn grow(&mut self, max_gfn: u64) -> Result<(), TooLarge> {
+        let chunks =
+            usize::try_from(max_gfn >> (CHUNK_SHIFT - FRAME_SHIFT)).map_err(|_| TooLarge)?;
+        let chunks = chunks
+            .checked_add(1)
+            .filter(|&chunks| chunks <= MAX_CHUNKS)
+            .ok_or(TooLarge)?;
+        if chunks > self.chunks.len() {
+            let more = chunks.saturating_sub(self.chunks.len());
+            self.chunks.try_reserve_exact(more).map_err(|_| TooLarge)?;
+            self.chunks.resize(chunks, UNTOUCHED);
+        }
+        let wanted = chunks.min(MAX_PARTIAL).saturating_sub(self.partial.len());
+        self.partial.try_reserve_exact(wanted).map_err(|_| TooLarge)
+    }
+
+    /// Whether the `len` bytes at `gpa` end beyond the highest frame number.
+    #[must_use]
+    pub fn is_beyond(&self, gpa: u64, len: u64) -> bool {
+        let Some(last) = gpa.checked_add(len.saturating_sub(1)) else {
+            return true;
+        };
+        usize::try_from(last >> CHUNK_SHIFT).map_or(true, |chunk| chunk >= self.chunks.len())
     }
 
     /// Number of frames that are mapped.
@@ -169,7 +202,9 @@ impl ForeignMap {
     }
 
     fn new_partial(&mut self) -> Result<u32, TooLarge> {
-        self.partial.try_reserve(1).map_err(|_| TooLarge)?;
+        if self.partial.len() >= self.partial.capacity() || self.partial.len() >= MAX_PARTIAL {
+            return Err(TooLarge);
+        }
         let index = u32::try_from(self.partial.len()).map_err(|_| TooLarge)?;
         self.partial.push([0; CHUNK_FRAMES / 64]);
         index.checked_add(FIRST_PARTIAL).ok_or(TooLarge)
@@ -322,5 +357,37 @@ mod tests {
                 prop_assert!(map.mapped_frames() + holes.len() as u64 >= chunks.len() as u64 * 512);
             }
         }
+    }
+
+    #[test]
+    fn a_guest_that_grows_is_served_and_the_limits_hold() {
+        let mut map = ForeignMap::new(511).unwrap();
+        assert!(
+            !map.is_beyond(0, 1 << 21) && map.is_beyond(1 << 21, 1) && map.is_beyond(u64::MAX, 2)
+        );
+        assert_eq!(map.next_to_map(1 << 21, 1), None);
+        map.grow(1024).unwrap();
+        assert_eq!(map.next_to_map(1 << 21, 1).unwrap().0, 1);
+        map.grow(0).unwrap();
+        assert!(!map.is_beyond(2 << 21, 1), "it never shrinks");
+        let most = (MAX_CHUNKS as u64) << 9;
+        assert!(ForeignMap::new(most - 1).is_ok());
+        assert_eq!(ForeignMap::new(most).err(), Some(TooLarge));
+    }
+
+    #[test]
+    fn row29_chunks_with_holes_are_bounded() {
+        let mut map = ForeignMap::new((MAX_PARTIAL as u64 + 10) << 9).unwrap();
+        let capacity = map.partial.capacity();
+        for chunk in 0..MAX_PARTIAL as u64 {
+            map.set_mapped(chunk, &[1; 8]).unwrap();
+        }
+        assert_eq!(map.set_mapped(MAX_PARTIAL as u64, &[1; 8]), Err(TooLarge));
+        assert_eq!(
+            map.partial.capacity(),
+            capacity,
+            "nothing was allocated since the start"
+        );
+        map.set_mapped(MAX_PARTIAL as u64, &[u64::MAX; 8]).unwrap();
     }
 }

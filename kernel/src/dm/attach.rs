@@ -21,7 +21,7 @@ use xen_hypercall::{DomId, Errno, EvtchnPort, Gfn};
 use super::devices::{self, DeviceTable, QUEUES};
 use super::release;
 use super::slots::{self, IoreqPage, VCPUS};
-use crate::mem::foreign::GuestRam;
+use crate::mem::foreign::{GuestRam, Refusal};
 use crate::mem::frames::FRAME;
 use crate::mem::space;
 use crate::xen::{XEN, events};
@@ -93,14 +93,20 @@ impl Guest {
     /// One event channel for each of the guest's vCPUs.
     fn bind_ports(&self) -> Result<(), String> {
         let page = slots::page().ok_or_else(|| String::from("the ioreq page went away"))?;
+        let mut first = Ok(());
+        // After a failure too: what can be bound can be woken when the guest is released.
         for vcpu in 0..self.vcpus as u16 {
             let remote = EvtchnPort(page.vp_eport(SlotIndex(vcpu)).0);
-            let fail = |error| step(self.id, &format!("event channel of vCPU {vcpu}"), error);
-            let local = event_channel::bind_interdomain(&XEN, self.id, remote).map_err(fail)?;
-            slots::set_port(vcpu, Some(local));
-            events::listen(local, events::Source::Slot(vcpu)).map_err(fail)?;
+            let bound = event_channel::bind_interdomain(&XEN, self.id, remote).and_then(|local| {
+                slots::set_port(vcpu, Some(local));
+                events::listen(local, events::Source::Slot(vcpu))
+            });
+            if let Err(error) = bound {
+                let what = format!("event channel of vCPU {vcpu}");
+                first = first.and(Err(step(self.id, &what, error)));
+            }
         }
-        Ok(())
+        first
     }
 
     fn add_doorbells(&self) -> Result<(), String> {
@@ -155,6 +161,7 @@ impl Guest {
 
     /// Does what there is to do, within bounds; returns whether there is more.
     pub fn pass(&mut self) -> bool {
+        slots::new_pass();
         for _ in 0..ACCESSES {
             let Some((ticket, access)) = slots::next() else {
                 break;
@@ -163,12 +170,21 @@ impl Guest {
             slots::complete(ticket, data);
         }
         let more = self.devices.run(&self.ram);
-        if let Some(error) = self.ram.take_refusal() {
-            let hint = hint(error);
-            let text = format_args!("Xen refuses to map memory of the guest: {error}{hint}");
+        if let Some(refusal) = self.ram.take_refusal() {
+            let hint = match refusal {
+                Refusal::Xen(error) => hint(error),
+                Refusal::TooLarge => "",
+            };
+            let text = format_args!("memory of the guest cannot be mapped: {refusal}{hint}");
             self.devices.warn(&text);
         }
         more
+    }
+
+    /// What no event tells of: slots whose event was lost, lines that Xen refused to change.
+    pub fn tick(&mut self) {
+        slots::scan();
+        self.devices.settle_all();
     }
 
     /// Whether Xen still connects the guest's first vCPU: a guest that dies loses its event channels.
@@ -183,11 +199,14 @@ impl Guest {
     }
 }
 
-impl Drop for Guest {
-    /// Lets the guest go: its memory first, as a dead guest stays a zombie that long.
-    fn drop(&mut self) {
-        self.ram.unmap_all();
+impl Guest {
+    /// Lets the guest go; its devices' counters stay. Safe to call again.
+    ///
+    /// The requests are answered first, as vCPUs wait for them; then the memory is unmapped, as a dead guest stays a
+    /// zombie that long.
+    pub fn release(&mut self) {
         release::orderly();
+        self.ram.unmap_all();
         for (vcpu, port) in slots::ports() {
             slots::set_port(vcpu, None);
             events::close(port);
@@ -207,6 +226,12 @@ impl Drop for Guest {
                 Err(error) => log::debug!("unmapping the ioreq page: {error}"),
             }
         }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 

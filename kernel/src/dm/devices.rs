@@ -216,6 +216,13 @@ impl DeviceTable {
         more
     }
 
+    /// Settles every device: what failed the last time is tried again.
+    pub fn settle_all(&mut self) {
+        for index in 0..SLOTS {
+            self.settle(index);
+        }
+    }
+
     /// After anything that may have changed a device: its line, and what has to be logged.
     fn settle(&mut self, index: usize) {
         let Some(Some(device)) = self.slots.get_mut(index) else {
@@ -229,13 +236,16 @@ impl DeviceTable {
             match dm::set_pci_intx_level(&XEN, self.guest, line, INTX, wanted) {
                 // A guest that is gone is noticed elsewhere.
                 Ok(()) | Err(Errno::ESRCH) => {}
-                Err(error) => warn(
-                    &mut self.limiter,
-                    &format_args!(
+                Err(error) => {
+                    // Xen has not done it: tried again with the next settling, at the latest with the next tick.
+                    device.line = !wanted;
+                    release::remember_line(device.slot, !wanted);
+                    let text = format_args!(
                         "device {}: interrupt line to {wanted}: {error}",
                         device.slot
-                    ),
-                ),
+                    );
+                    warn(&mut self.limiter, &text);
+                }
             }
             counters::add(
                 if wanted {

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use vd_config::SlotIndex;
 use vd_config::slot::INTX;
 use vd_ioreq::answer_all;
+use x86_64::instructions::interrupts;
 use xen_hypercall::dm::{self, ServerId};
 use xen_hypercall::{DomId, Errno};
 
@@ -25,8 +26,9 @@ pub fn remember(guest: DomId, server: ServerId) {
     SERVER.store(value, Ordering::Release);
 }
 
-fn take() -> Option<(DomId, ServerId)> {
-    let value = SERVER.swap(0, Ordering::AcqRel);
+/// The server, if there is one.
+fn server() -> Option<(DomId, ServerId)> {
+    let value = SERVER.load(Ordering::Acquire);
     let guest = DomId((value >> 16 & 0x7fff) as u16);
     (value & PRESENT != 0).then_some((guest, ServerId(value as u16)))
 }
@@ -67,14 +69,17 @@ fn answer() -> usize {
 /// the server is disabled, and none can afterwards.
 fn release() -> (usize, Result<(), Errno>) {
     let mut answered = answer();
-    let Some((guest, server)) = take() else {
+    let Some((guest, server)) = server() else {
         return (answered, Ok(()));
     };
     lower_lines(guest);
     // A guest that is being destroyed refuses this, and needs no answer.
     let _ = dm::set_ioreq_server_state(&XEN, guest, server, false);
     answered += answer();
-    (answered, dm::destroy_ioreq_server(&XEN, guest, server))
+    let destroyed = dm::destroy_ioreq_server(&XEN, guest, server);
+    // Only now: whoever interrupts this and has to release the guest as well must still find the server.
+    SERVER.store(0, Ordering::Release);
+    (answered, destroyed)
 }
 
 /// The panic path: returns how many requests were answered.
@@ -82,9 +87,9 @@ pub fn emergency() -> usize {
     release().0
 }
 
-/// The orderly way; the caller unmaps the guest's memory first.
+/// The orderly way. The upcall handler answers slots too, and must not do so in between.
 pub fn orderly() {
-    match release() {
+    match interrupts::without_interrupts(release) {
         (answered, Ok(())) => log::debug!("{answered} requests answered, server destroyed"),
         (_, Err(Errno::ESRCH | Errno::ENOENT)) => {
             log::debug!("the guest is gone, and its ioreq server with it")

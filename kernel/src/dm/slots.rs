@@ -33,6 +33,11 @@ static ENGINE: IrqLock<SlotEngine> = IrqLock::new(Engine::new(None));
 static PAGE: AtomicUsize = AtomicUsize::new(0);
 static PAGE_VCPUS: AtomicUsize = AtomicUsize::new(0);
 
+/// Doorbells that the handler answers between two passes of the main loop. Beyond that they wait for the main loop like
+/// register writes: vCPUs that kick without end must not keep it from running.
+const DOORBELLS_PER_PASS: u32 = 1024;
+static DOORBELLS: AtomicU32 = AtomicU32::new(0);
+
 /// Local port of each slot; 0 = not bound. Words, so that the panic path needs no lock.
 static PORTS: [AtomicU32; VCPUS] = [const { AtomicU32::new(0) }; VCPUS];
 /// Queues that were kicked, a bit a queue, by device. Queue 63 stands for itself
@@ -167,9 +172,17 @@ pub fn on_event(slot: u16) {
     let slot = SlotIndex(slot);
     let outcome = ENGINE.with(|engine| {
         engine.count_upcall();
+        engine.set_answering(DOORBELLS.load(Ordering::Relaxed) < DOORBELLS_PER_PASS);
         engine.on_event(&page, slot)
     });
     act(slot, outcome);
+}
+
+/// A pass of the main loop begins: the handler may answer doorbells again.
+pub fn new_pass() {
+    if DOORBELLS.load(Ordering::Relaxed) != 0 {
+        DOORBELLS.store(0, Ordering::Relaxed);
+    }
 }
 
 /// Looks at every slot, whether or not an event came: an event could have been lost.
@@ -184,6 +197,7 @@ fn act(slot: SlotIndex, outcome: Outcome) {
         Outcome::Answered { kick } => {
             notify(slot);
             if let Some(kick) = kick {
+                DOORBELLS.fetch_add(1, Ordering::Relaxed);
                 ring(&kick);
             }
         }
@@ -193,7 +207,7 @@ fn act(slot: SlotIndex, outcome: Outcome) {
 
 fn ring(kick: &Kick) {
     // The value that the guest wrote says which queue (virtio 1.3, 4.2.2 QueueNotify).
-    kick_queue(usize::from(kick.recipient.device), kick.value);
+    kick_queue(usize::from(kick.recipient.device), kick.value & 0xffff);
 }
 
 /// Marks a queue of a device for the main loop.

@@ -43,8 +43,26 @@ struct State {
     map: ForeignMap,
     /// Scratch space of one batch: kept, so that mapping never allocates.
     batch: Batch,
-    /// What Xen said the last time that it refused a whole batch.
-    refused: Option<Errno>,
+    /// Why memory was not mapped the last time that this was nobody's fault but the operator's.
+    refused: Option<Refusal>,
+}
+
+/// Why memory of the guest was not mapped.
+#[derive(Clone, Copy, Debug)]
+pub enum Refusal {
+    /// Xen said no.
+    Xen(Errno),
+    /// The guest's memory has more holes, or more of it, than can be kept track of.
+    TooLarge,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Xen(error) => error.fmt(f),
+            Self::TooLarge => f.write_str("too much of it, or too many holes in it"),
+        }
+    }
 }
 
 /// On the heap: it is larger than what a stack should carry around.
@@ -84,8 +102,8 @@ impl GuestRam {
         let max = memory::maximum_gpfn(&XEN, guest)
             .map_err(AttachError::Size)?
             .0;
-        let base = space::guest_window((max + 1) * FRAME).map_err(AttachError::Space)?;
         let map = ForeignMap::new(max).map_err(AttachError::TooLarge)?;
+        let base = space::guest_window((max + 1) * FRAME).map_err(AttachError::Space)?;
         let batch = Batch {
             guest: vec![0; CHUNK_FRAMES].into(),
             own: vec![0; CHUNK_FRAMES].into(),
@@ -104,8 +122,8 @@ impl GuestRam {
         self.state.borrow().map.mapped_frames()
     }
 
-    /// What Xen said when it last refused to map anything, once.
-    pub fn take_refusal(&self) -> Option<Errno> {
+    /// Why memory was not mapped, once.
+    pub fn take_refusal(&self) -> Option<Refusal> {
         self.state.borrow_mut().refused.take()
     }
 
@@ -121,6 +139,9 @@ impl GuestRam {
     #[cold]
     fn map_range(&self, gpa: Gpa, len: u64) -> Result<(), MemError> {
         let state = &mut *self.state.borrow_mut();
+        if state.map.is_beyond(gpa.0, len) {
+            self.grow(state);
+        }
         while let Some((chunk, mapped)) = state.map.next_to_map(gpa.0, len) {
             let wanted = missing(&mapped);
             let now = self.map_chunk(state, chunk, mapped, &wanted);
@@ -129,6 +150,7 @@ impl GuestRam {
             }
             if state.map.set_mapped(chunk, &now).is_err() {
                 self.unmap_chunk(chunk, &now, &mapped);
+                state.refused = Some(Refusal::TooLarge);
                 break;
             }
         }
@@ -136,6 +158,18 @@ impl GuestRam {
             Ok(())
         } else {
             Err(MemError::new(gpa, len))
+        }
+    }
+
+    /// Looks whether the guest has got memory beyond what it had.
+    fn grow(&self, state: &mut State) {
+        let Ok(max) = memory::maximum_gpfn(&XEN, self.guest) else {
+            return;
+        };
+        let grown =
+            state.map.grow(max.0).is_ok() && space::guest_window((max.0 + 1) * FRAME).is_ok();
+        if !grown {
+            state.refused = Some(Refusal::TooLarge);
         }
     }
 
@@ -170,7 +204,7 @@ impl GuestRam {
             )
         };
         if let Err(error) = result {
-            state.refused = Some(error);
+            state.refused = Some(Refusal::Xen(error));
         }
         for (index, &error) in batch.errors[..n].iter().enumerate() {
             if result.is_ok() && error == 0 {
@@ -178,7 +212,7 @@ impl GuestRam {
                 counters::add(&counters::FRAMES_MAPPED, 1);
             } else if error == -Errno::ENOMEM.0 {
                 // The paging pool is empty: the operator's to mend. Other refusals mean that there is no RAM.
-                state.refused = Some(Errno::ENOMEM);
+                state.refused = Some(Refusal::Xen(Errno::ENOMEM));
             }
         }
         now

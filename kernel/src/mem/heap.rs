@@ -8,8 +8,8 @@ use linked_list_allocator::Heap;
 
 use crate::arch::IrqLock;
 
-/// Bytes of heap: enough for the tables of a guest with terabytes of address space.
-pub const HEAP_BYTES: u64 = 1 << 20;
+/// Bytes of heap: twice what the tables of the largest guest take.
+pub const HEAP_BYTES: u64 = 2 << 20;
 
 struct Global(IrqLock<Heap>);
 

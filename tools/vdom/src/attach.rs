@@ -152,7 +152,7 @@ fn wait_until_ready(host: &mut Host, driver: &Domain, timeout: Duration) -> Resu
                     shown(state)
                 ),
                 format!(
-                    "look at xl console {name} and xl dmesg, or give it more time with --timeout"
+                    "look at xl console {name} and xl dmesg; start another driver domain, with a longer --timeout"
                 ),
             );
         }

@@ -260,15 +260,19 @@ fn check_module(devices: &Devices, ramdisk: Option<&Path>, key: &str) -> Result<
 
 impl Needs<'_> {
     fn memory_mib(&self, module: u64) -> Result<u64, Trouble> {
-        self.devices
-            .ram_bytes()
-            .and_then(|ram| memory_mib(ram, module))
-            .ok_or_else(|| {
-                Trouble::new(
-                    "the RAM disks are larger than any domain",
-                    "make them smaller",
-                )
-            })
+        let disks = self
+            .devices
+            .iter()
+            .filter_map(|(_, device)| match device.backend() {
+                Backend::Ram(size) => Some(size.bytes()),
+                Backend::Module => None,
+            });
+        memory_mib(disks, module).ok_or_else(|| {
+            Trouble::new(
+                "the disks are larger than any domain, or the module does not fit below 4 GiB",
+                "make them smaller",
+            )
+        })
     }
 }
 

@@ -239,26 +239,35 @@ fn check_acpi(config: &Config) -> Result<(), Trouble> {
     }
 }
 
-/// The most memory that a domain of this configuration can get, in MiB.
+/// The memory of a domain of this configuration, in MiB.
+///
+/// A domain with `maxmem` beyond `memory` is populated on demand. The driver domain has no balloon that would give back
+/// what it must not use, and mapping all of such a guest would use up what it is populated from: Xen would crash it.
 pub(crate) fn memory_mib(config: &Config) -> Result<u64, Trouble> {
-    let memory = config
+    let setting = config
         .get("memory")
         .ok_or_else(|| Trouble::new("memory is missing", "add memory = MEBIBYTES"))?;
-    let most = match config.get("maxmem") {
-        Some(setting) => setting.number()?.max(memory.number()?),
-        None => memory.number()?,
-    };
+    let memory = setting.number()?;
     // Sixteen tebibytes, which is more than Xen gives to a domain.
-    if most == 0 || most > 1 << 24 {
+    if memory == 0 || memory > 1 << 24 {
         return Err(Trouble::new(
             format!(
-                "{}: a domain cannot have {most} MiB of memory",
-                memory.place
+                "{}: a domain cannot have {memory} MiB of memory",
+                setting.place
             ),
-            "correct memory and maxmem",
+            "correct memory",
         ));
     }
-    Ok(most)
+    match config.get("maxmem") {
+        Some(most) if most.number()? > memory => Err(Trouble::new(
+            format!(
+                "{}: maxmem is more than memory: such a domain is populated on demand, and cannot be served",
+                most.place
+            ),
+            format!("set maxmem = {memory}, or memory to as much"),
+        )),
+        _ => Ok(memory),
+    }
 }
 
 fn devices(config: &Config) -> Result<Devices, Trouble> {

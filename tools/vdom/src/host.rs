@@ -6,7 +6,7 @@ use std::time::Duration;
 use vd_config::{State, keys};
 
 use crate::domctl::DomainInfo;
-use crate::failure::{Trouble, printable};
+use crate::failure::Trouble;
 use crate::report::Reporter;
 
 /// xl.
@@ -155,6 +155,40 @@ impl Host {
 
     /// A value as printable text.
     pub(crate) fn text(&mut self, path: &str) -> Result<Option<String>, Trouble> {
-        Ok(self.store.read(path)?.map(|value| printable(&value)))
+        Ok(self.store.read(path)?.map(|value| cell(&value)))
+    }
+}
+
+/// A value that another domain may have written, for a cell of a table or a line of a message: short, and without
+/// anything that could pass for another cell or line.
+fn cell(value: &[u8]) -> String {
+    const MOST: usize = 240;
+    String::from_utf8_lossy(value)
+        .trim_end_matches('\0')
+        .chars()
+        .take(MOST)
+        .map(|c| {
+            if c.is_ascii_graphic() || c == ' ' {
+                c
+            } else {
+                '?'
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cell;
+
+    #[test]
+    fn a_cell_cannot_forge_another() {
+        assert_eq!(
+            cell(b"ready\nother  1  other-vd"),
+            "ready?other  1  other-vd"
+        );
+        assert_eq!(cell("a\tb\u{202e}c".as_bytes()), "a?b?c");
+        assert_eq!(cell(&[b'x'; 5000]).len(), 240);
+        assert_eq!(cell(b"ready\0"), "ready");
     }
 }

@@ -402,7 +402,8 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
         self.is_running() && self.queues.iter().any(|slot| slot.kicked)
     }
 
-    /// Serves the kicked queues in turns, at most `budget` requests in all. `scratch` is used for the chains.
+    /// Serves the kicked queues in turns, at most `budget` requests in all, fewer if they are
+    /// large. `scratch` is used for the chains.
     pub fn run<M: GuestMemory + ?Sized>(&mut self, mem: &M, mut budget: u32, scratch: &mut Chain) {
         let first = self.turn;
         self.turn = first.wrapping_add(1);
@@ -461,7 +462,9 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
             } else {
                 queue.pop(mem, scratch)?
             } {
-                *budget = budget.saturating_sub(1);
+                // A request costs one, and one more for every 64 KiB that it may move.
+                let cost = u32::try_from(scratch.bytes() >> 16).unwrap_or(u32::MAX);
+                *budget = budget.saturating_sub(cost.saturating_add(1));
                 bump(&mut counters.requests);
                 let written = device.serve(mem, number, scratch)?;
                 queue.add_used(mem, head, written)?;

@@ -98,8 +98,9 @@ pub(super) struct Packed {
     event_idx: bool,
     next_avail: Cursor,
     next_used: Cursor,
-    /// Where `next_used` was when it was last decided whether to interrupt.
-    decided: Cursor,
+    /// Entries used since it was last decided whether to interrupt. The driver sees them at once and may have made them
+    /// available again, so that there can be more of them than the ring has.
+    undecided: u32,
     /// Entries that were taken and not given back.
     in_flight: u16,
 }
@@ -115,7 +116,7 @@ impl Packed {
             event_idx: features.contains(Features::EVENT_IDX),
             next_avail: Cursor::START,
             next_used: Cursor::START,
-            decided: Cursor::START,
+            undecided: 0,
             in_flight: 0,
         }
     }
@@ -174,6 +175,7 @@ impl Packed {
         mem.store_u16(field(place, FLAGS), flags.bits())?;
         self.in_flight = self.in_flight.saturating_sub(head.slots);
         self.next_used = self.next_used.after(head.slots, self.size);
+        self.undecided = self.undecided.saturating_add(head.slots.into());
         Ok(())
     }
 
@@ -191,7 +193,7 @@ impl Packed {
         &mut self,
         mem: &M,
     ) -> Result<Interrupt, MemError> {
-        let new = self.next_used.since(self.decided, self.size);
+        let new = self.undecided;
         if new == 0 {
             return Ok(Interrupt::Nothing);
         }
@@ -204,11 +206,13 @@ impl Packed {
                 let event = Cursor::from_word(mem.load_u16(self.driver)?);
                 // An offset that is in no ring is never passed.
                 let behind = self.next_used.since(event, self.size);
-                event.offset < self.size && behind != 0 && behind <= new
+                // After a whole round the event has been passed, wherever it is.
+                let round = new >= self.size.into();
+                round || (event.offset < self.size && behind != 0 && behind <= new)
             }
             _ => true,
         };
-        self.decided = self.next_used;
+        self.undecided = 0;
         Ok(if wanted {
             Interrupt::Wanted
         } else {

@@ -137,7 +137,7 @@ fn row03_tables() {
     assert_eq!(with(32, 0, 0, Features::empty()), Err(FaultKind::Indirect));
     assert_eq!(with(32, NEXT, 0, on), Err(FaultKind::Indirect));
     assert_eq!(with(32, 0, INDIRECT, on), Err(FaultKind::Indirect));
-    for len in [0, 8, 33, 16 * 9, u32::MAX] {
+    for len in [0, 8, 33, 16 * 257, u32::MAX] {
         assert_eq!(with(len, 0, 0, on), Err(FaultKind::IndirectLength(len)));
     }
 }
@@ -279,6 +279,26 @@ fn row12_events_by_descriptor_in_small_worlds() {
                     assert_eq!(Cursor::from_word(event.word()), event);
                 }
             }
+        }
+    }
+}
+
+/// The driver takes requests back and makes them available again while the device is at work: more entries than the
+/// ring has, once or twice around, before it is decided whether to interrupt.
+#[test]
+fn more_entries_than_the_ring_has() {
+    for size in [1, 2, 3, 4, 8] {
+        for requests in 1..=4 * size {
+            let mut rig = rig(size, Features::EVENT_IDX);
+            rig.ring.set_events(&rig.mem, 2, rig.ring.used_word());
+            for _ in 0..requests {
+                rig.offer(0, &[(DATA, 4, WRITE)]);
+                let head = rig.pop().unwrap().unwrap();
+                rig.give_back(head, 4);
+                rig.ring.take_used(&rig.mem).unwrap();
+            }
+            let decision = rig.queue.decide_interrupt(&rig.mem).unwrap();
+            assert_eq!(decision, Interrupt::Wanted, "{size} {requests}");
         }
     }
 }

@@ -174,7 +174,14 @@ fn row03_indirect_tables() {
     );
     assert_eq!(good(32, 0, Features::empty()), Err(FaultKind::Indirect));
     assert_eq!(good(32, NEXT, on), Err(FaultKind::Indirect));
-    for len in [0, 8, 33, 16 * u32::from(SIZE) + 16, u32::MAX, 16 * 65536] {
+    for len in [
+        0,
+        8,
+        33,
+        16 * u32::from(MAX_SIZE) + 16,
+        u32::MAX,
+        16 * 65536,
+    ] {
         assert_eq!(good(len, 0, on), Err(FaultKind::IndirectLength(len)));
     }
 }
@@ -211,27 +218,31 @@ fn direct_descriptors_may_come_before_an_indirect_one() {
     );
 }
 
+/// Linux keeps chains without tables to the queue's size, and tables to the largest one's.
 #[test]
-fn row03_a_full_chain_with_a_table_is_not_longer_than_the_queue() {
-    let mut rig = rig(Features::INDIRECT_DESC);
-    for index in 1..SIZE {
-        rig.describe(index, 4, NEXT, (index + 1) % SIZE);
-    }
-    table_entry(&rig, 0, 4, 0, 0);
-    indirect(&rig, 16, 0);
-    assert!(rig.offer_one(1).unwrap().is_some(), "seven and one");
-    let mut rig = self::rig(Features::INDIRECT_DESC);
-    for index in 1..SIZE {
-        rig.describe(index, 4, NEXT, (index + 1) % SIZE);
-    }
-    table_entry(&rig, 0, 4, NEXT, 1);
-    table_entry(&rig, 1, 4, 0, 0);
-    indirect(&rig, 32, 0);
-    assert_eq!(
-        rig.offer_one(1),
-        Err(FaultKind::ChainTooLong),
-        "seven and two"
-    );
+fn row03_a_table_may_make_a_chain_longer_than_the_queue() {
+    let chain_of = |direct: u16, inner: u16| {
+        let mut rig = rig(Features::INDIRECT_DESC);
+        for index in 1..=direct {
+            rig.describe(index, 4, NEXT, if index == direct { 0 } else { index + 1 });
+        }
+        for index in 0..inner {
+            table_entry(
+                &rig,
+                index,
+                4,
+                if index + 1 < inner { NEXT } else { 0 },
+                index + 1,
+            );
+        }
+        indirect(&rig, u32::from(inner) * 16, 0);
+        let head = if direct == 0 { 0 } else { 1 };
+        rig.offer_one(head).map(|_| rig.chain.len())
+    };
+    assert_eq!(chain_of(7, 1), Ok(8));
+    assert_eq!(chain_of(0, 200), Ok(200));
+    assert_eq!(chain_of(0, MAX_SIZE), Ok(MAX_SIZE.into()));
+    assert_eq!(chain_of(1, MAX_SIZE), Err(FaultKind::ChainTooLong));
 }
 
 #[test]

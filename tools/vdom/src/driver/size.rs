@@ -13,13 +13,32 @@ const PAGES_PER_MIB: u64 = 256;
 /// (video memory, ACPI, special pages), the pages that Xen lends to the driver domain.
 const SLACK_PAGES: u64 = 128;
 
-/// Memory for RAM disks and a module of that many bytes.
-pub(crate) fn memory_mib(ram: u64, module: u64) -> Option<u64> {
-    let whole = |bytes: u64| bytes.div_ceil(MIB);
-    BASE_MIB
-        .checked_add(whole(ram))?
-        .checked_add(whole(module))
-        .filter(|mib| *mib <= 1 << 24)
+/// Where a PVH domain's memory stops before it goes on at 4 GiB: the local APIC's page is not RAM.
+const LOW_END_MIB: u64 = 0xfee0_0000 / MIB;
+
+/// Memory for RAM disks of that many bytes each, in the order of their slots, and for a module.
+///
+/// Each disk is one piece of memory, and the image takes the lowest that is large enough: what does not fit below the
+/// local APIC goes above 4 GiB, and what is left below is not used.
+pub(crate) fn memory_mib(disks: impl IntoIterator<Item = u64>, module: u64) -> Option<u64> {
+    let mut low = BASE_MIB.checked_add(module.div_ceil(MIB))?;
+    if low > LOW_END_MIB {
+        return None;
+    }
+    let mut high = 0u64;
+    for disk in disks {
+        let mib = disk.div_ceil(MIB);
+        match low.checked_add(mib) {
+            Some(end) if end <= LOW_END_MIB => low = end,
+            _ => high = high.checked_add(mib)?,
+        }
+    }
+    let total = if high == 0 {
+        low
+    } else {
+        LOW_END_MIB.checked_add(high)?
+    };
+    (total <= 1 << 24).then_some(total)
 }
 
 /// The driver domain's paging pool (xl's `shadow_memory`) in MiB, when it has `own_mib` of memory and maps all of a
@@ -66,10 +85,24 @@ mod tests {
 
     #[test]
     fn memory_is_base_plus_disks() {
-        assert_eq!(memory_mib(0, 0), Some(16));
-        assert_eq!(memory_mib(1, 0), Some(17));
-        assert_eq!(memory_mib(64 << 20, 128 << 20), Some(208));
-        assert_eq!(memory_mib(u64::MAX, u64::MAX), None);
+        assert_eq!(memory_mib([], 0), Some(16));
+        assert_eq!(memory_mib([1], 0), Some(17));
+        assert_eq!(memory_mib([32 << 20, 32 << 20], 128 << 20), Some(208));
+        assert_eq!(memory_mib([u64::MAX, u64::MAX], 0), None);
+        assert_eq!(
+            memory_mib([], 4 << 30),
+            None,
+            "a module has to be below 4 GiB"
+        );
+    }
+
+    #[test]
+    fn a_disk_is_one_piece() {
+        let gib = |n: u64| n << 30;
+        assert_eq!(memory_mib([gib(2)], 0), Some(16 + 2048));
+        assert_eq!(memory_mib([gib(4)], 0), Some(0xfee + 4096));
+        assert_eq!(memory_mib([gib(2), gib(2), gib(1)], 0), Some(0xfee + 2048));
+        assert_eq!(memory_mib([gib(3), gib(3), gib(3)], 0), Some(0xfee + 6144));
     }
 
     /// Counts the tables one by one for memory laid out as Xen does: up to 0xF0000000, the rest from 4 GiB.

@@ -22,13 +22,13 @@ fn refusal(more: &str) -> String {
 
 #[test]
 fn a_good_guest_has_what_it_asks_for() {
-    let guest = check(GOOD, &["memory=256", "maxmem=1024"]).unwrap();
-    assert_eq!((guest.name.as_str(), guest.memory_mib), ("web", 1024));
+    let guest = check(GOOD, &["memory=256", "maxmem=256"]).unwrap();
+    assert_eq!((guest.name.as_str(), guest.memory_mib), ("web", 256));
     assert_eq!(guest.devices.len(), 1);
     assert!(guest.notes.is_empty());
     assert_eq!(
         guest.overrides,
-        ["memory=256", "maxmem=1024", "on_reboot=\"destroy\""]
+        ["memory=256", "maxmem=256", "on_reboot=\"destroy\""]
     );
     let DriverSource::Generated {
         name,
