@@ -47,7 +47,7 @@ pub(crate) fn run(host: &mut Host, plan: &Plan, options: Options) -> Result<(), 
     check_free(host, &guest.name)?;
     check_free(host, &driver.name)?;
     let mut rollback = Rollback::new(host);
-    let (dir, table, driver_config) = files(&mut rollback, plan)?;
+    let (mut dir, table, driver_config) = files(&mut rollback, plan)?;
     let driver_domain = start_driver(&mut rollback, driver, &driver_config)?;
     dir.write_driver(&driver_domain)
         .at(&driver.name, "record driver domain")?;
@@ -100,7 +100,7 @@ fn check_free(host: &mut Host, name: &str) -> Result<(), Failure> {
 fn files(rollback: &mut Rollback<'_>, plan: &Plan) -> Result<(RunDir, PathBuf, PathBuf), Failure> {
     const STEP: &str = "write files";
     let name = &plan.guest.name;
-    let dir = RunDir::of(&rollback.host.run_dir, name);
+    let mut dir = RunDir::of(&rollback.host.run_dir, name);
     rollback.host.report.step(
         name,
         &format!("writing its ACPI table to {}", dir.path().display()),

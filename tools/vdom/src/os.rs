@@ -1,6 +1,7 @@
-//! The two things that vdom needs of Linux beyond std: waiting for input, and hearing of Ctrl-C.
+//! What vdom needs of Linux beyond std: waiting for input, hearing of Ctrl-C, locks.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -32,6 +33,31 @@ pub(crate) fn poll_readable(file: &File, time: Duration) {
     let milliseconds = libc::c_int::try_from(time.as_millis()).unwrap_or(libc::c_int::MAX);
     // SAFETY: the pointer is to one entry, which lives during the call.
     unsafe { libc::poll(&raw mut entry, 1, milliseconds.max(1)) };
+}
+
+/// How to take a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lock {
+    /// Wait for whoever has it.
+    Wait,
+    /// Only if nobody has it.
+    Try,
+}
+
+/// Locks a file or directory until it is closed. Returns whether it could be had.
+pub(crate) fn lock(file: &File, how: Lock) -> io::Result<bool> {
+    let operation = match how {
+        Lock::Wait => libc::LOCK_EX,
+        Lock::Try => libc::LOCK_EX | libc::LOCK_NB,
+    };
+    // SAFETY: the descriptor is open, and nothing but a lock is attached to it.
+    if unsafe { libc::flock(file.as_raw_fd(), operation) } == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        error => Err(error),
+    }
 }
 
 /// The machine's clock.

@@ -1,69 +1,75 @@
 //! A guest's directory under `/run/vdom`: its table, the driver domain's configuration, and who they are.
 //!
-//! Making the directory is also the lock that keeps two vdoms from creating one guest. Invariant: a directory is taken
-//! over only if the process that made it has ended and the domains in it are gone, which the caller has looked at.
+//! The directory is also the lock that keeps two vdoms from creating one guest: its creator holds a lock on it (flock),
+//! which ends with the process at the latest. Invariant: a directory is taken over only if nobody holds that lock and
+//! the domains in it are gone, which the caller has looked at; looking and making are one step, under a lock on the
+//! directory of all guests.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::failure::Trouble;
 use crate::host::Domain;
+use crate::os::{Lock, lock};
 
 const TABLE: &str = "ssdt.aml";
 const DRIVER_CONFIG: &str = "driver.cfg";
 const DRIVER: &str = "driver";
-const CREATOR: &str = "creator";
 
 /// The directory of one guest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RunDir(PathBuf);
+#[derive(Debug)]
+pub(crate) struct RunDir {
+    path: PathBuf,
+    /// Held while the guest is being created.
+    lock: Option<File>,
+}
 
 impl RunDir {
     /// Where it would be.
     pub(crate) fn of(run_dir: &Path, guest: &str) -> Self {
-        Self(run_dir.join(guest))
+        Self {
+            path: run_dir.join(guest),
+            lock: None,
+        }
     }
 
     /// Makes it. The caller has made sure that no such guest is running.
-    pub(crate) fn make(&self) -> Result<(), Trouble> {
+    pub(crate) fn make(&mut self) -> Result<(), Trouble> {
         match self.try_make() {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if let Some(creator) = self.living_creator() {
-                    return Err(Trouble::new(
-                        format!("another vdom (process {creator}) is creating this guest"),
-                        "wait for it, or end it",
-                    ));
-                }
-                // Left over from a guest that has ended by itself.
-                self.remove().and_then(|()| self.try_make())
+            Ok(Some(held)) => {
+                self.lock = Some(held);
+                Ok(())
             }
-            result => result,
+            Ok(None) => Err(Trouble::new(
+                "another vdom is creating this guest",
+                "wait for it, or end it",
+            )),
+            Err(error) => Err(self.trouble(&error)),
         }
-        .map_err(|error| self.trouble(&error))
     }
 
-    fn try_make(&self) -> io::Result<()> {
-        if let Some(parent) = self.0.parent() {
-            std::fs::create_dir_all(parent)?;
+    /// `None`: somebody else is at it.
+    fn try_make(&self) -> io::Result<Option<File>> {
+        let parent = self.path.parent().unwrap_or(Path::new("/"));
+        std::fs::create_dir_all(parent)?;
+        let all = File::open(parent)?;
+        lock(&all, Lock::Wait)?;
+        match File::open(&self.path) {
+            // Left over from a guest that has ended by itself, unless its creator is alive.
+            Ok(there) if !lock(&there, Lock::Try)? => return Ok(None),
+            Ok(_) => self.remove()?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
-        std::fs::create_dir(&self.0)?;
-        std::fs::write(self.0.join(CREATOR), std::process::id().to_string())
-    }
-
-    fn living_creator(&self) -> Option<u32> {
-        let id: u32 = std::fs::read_to_string(self.0.join(CREATOR))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()?;
-        let alive = id != std::process::id() && Path::new("/proc").join(id.to_string()).exists();
-        alive.then_some(id)
+        std::fs::create_dir(&self.path)?;
+        let ours = File::open(&self.path)?;
+        Ok(lock(&ours, Lock::Try)?.then_some(ours))
     }
 
     /// The guest runs: nobody is creating it any more.
-    pub(crate) fn created(&self) {
-        // If it cannot be removed, it names a process that ends soon.
-        let _ = std::fs::remove_file(self.0.join(CREATOR));
+    pub(crate) fn created(&mut self) {
+        self.lock = None;
     }
 
     /// Writes the ACPI table and gives its path.
@@ -87,7 +93,7 @@ impl RunDir {
 
     /// Who the driver domain was.
     pub(crate) fn driver(&self) -> Option<Domain> {
-        let text = std::fs::read_to_string(self.0.join(DRIVER)).ok()?;
+        let text = std::fs::read_to_string(self.path.join(DRIVER)).ok()?;
         let (id, name) = text.trim().split_once(' ')?;
         Some(Domain {
             id: id.parse().ok()?,
@@ -97,27 +103,54 @@ impl RunDir {
 
     /// Its path.
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// Removes it, if it is there.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        match std::fs::remove_dir_all(&self.0) {
+        match std::fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result,
         }
     }
 
     fn write(&self, name: &str, content: &[u8]) -> Result<PathBuf, Trouble> {
-        let path = self.0.join(name);
+        let path = self.path.join(name);
         std::fs::write(&path, content).map_err(|error| self.trouble(&error))?;
         Ok(path)
     }
 
     fn trouble(&self, error: &io::Error) -> Trouble {
         Trouble::new(
-            format!("{}: {error}", self.0.display()),
+            format!("{}: {error}", self.path.display()),
             "run vdom as root, or set VDOM_RUN_DIR to a directory that it can write to",
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RunDir;
+
+    #[test]
+    fn one_creator_at_a_time_and_leftovers_are_taken_over() {
+        let parent = std::env::temp_dir().join(format!("vdom-rundir-{}", std::process::id()));
+        let mut first = RunDir::of(&parent, "web");
+        let mut second = RunDir::of(&parent, "web");
+        first.make().unwrap();
+        first.write_table(b"table").unwrap();
+        let refusal = second.make().unwrap_err();
+        assert!(refusal.what.contains("another vdom"), "{}", refusal.what);
+        RunDir::of(&parent, "db").make().unwrap();
+        // A creator that has ended, well or not, holds nothing any more.
+        drop(first);
+        second.make().unwrap();
+        assert!(
+            !second.path().join("ssdt.aml").exists(),
+            "a fresh directory"
+        );
+        second.created();
+        RunDir::of(&parent, "web").make().unwrap();
+        std::fs::remove_dir_all(&parent).unwrap();
     }
 }

@@ -314,11 +314,10 @@ fn what_an_ended_guest_has_left_is_taken_over() {
 fn two_creations_of_one_guest_do_not_mix() {
     let bench = Bench::new();
     let dir = bench.run_dir().join("web");
-    std::fs::create_dir_all(&dir).unwrap();
-    // Process 1 always lives.
-    std::fs::write(dir.join("creator"), "1").unwrap();
+    let mut other = crate::rundir::RunDir::of(bench.run_dir().as_ref(), "web");
+    other.make().unwrap();
     let failure = bench.create().unwrap_err();
-    assert!(failure.to_string().contains("process 1"), "{failure}");
+    assert!(failure.to_string().contains("another vdom"), "{failure}");
     assert!(dir.is_dir(), "the other one's directory stays");
 }
 
