@@ -12,6 +12,8 @@ bitflags::bitflags! {
         const VERSION_1 = 1 << 32;
         /// Packed rings instead of split ones.
         const RING_PACKED = 1 << 34;
+        /// One queue can be reset while the others go on.
+        const RING_RESET = 1 << 40;
         /// Bits of the device type.
         const _ = !0;
     }
@@ -22,5 +24,6 @@ impl Features {
     pub const CORE: Features = Features::INDIRECT_DESC
         .union(Features::EVENT_IDX)
         .union(Features::VERSION_1)
-        .union(Features::RING_PACKED);
+        .union(Features::RING_PACKED)
+        .union(Features::RING_RESET);
 }

@@ -163,7 +163,11 @@ fn the_whole_way() {
         "INDIRECT_DESC and EVENT_IDX"
     );
     rig.write(0x14, 1);
-    assert_eq!(rig.read(0x10), 1 | 1 << 2, "VERSION_1 and RING_PACKED");
+    assert_eq!(
+        rig.read(0x10),
+        1 | 1 << 2 | 1 << 8,
+        "VERSION_1, RING_PACKED, RING_RESET"
+    );
     rig.write(0x14, 2);
     assert_eq!(rig.read(0x10), 0);
     rig.negotiate(GOOD);
@@ -260,6 +264,61 @@ fn a_queue_is_stopped_while_the_device_runs() {
     assert!(rig.is_served(1, 1), "the other queue goes on");
 }
 
+const RING_RESET: u64 = 1 << 40;
+
+#[test]
+fn a_queue_is_reset_while_the_other_goes_on() {
+    let mut rig = rig();
+    rig.negotiate(GOOD | RING_RESET);
+    rig.queue(0);
+    rig.queue(1);
+    rig.write(0x70, 15);
+    rig.run();
+    rig.offer(0, 0);
+    rig.write(0x50, 0);
+    rig.write(0x30, 0);
+    rig.write(0xc0, 1);
+    assert_eq!([rig.read(0xc0), rig.read(0x44)], [0, 0]);
+    rig.mem.take_written();
+    rig.run();
+    assert!(
+        rig.mem.take_written().is_empty(),
+        "nothing is written to the old ring"
+    );
+    rig.offer(1, 0);
+    rig.write(0x50, 1);
+    rig.run();
+    assert!(rig.is_served(1, 1), "the other queue goes on");
+
+    // Set up afresh, at another place, filled before it is ready.
+    rig.rings[0] = DriverRing::at(0x5000, 2);
+    rig.offer(0, 0);
+    rig.queue(0);
+    assert_eq!(rig.read(0x44), 1);
+    rig.run();
+    assert!(rig.is_served(0, 1));
+    rig.write(0x44, 0);
+    rig.queue(0);
+    assert_eq!(rig.read(0x44), 0, "stopped is not reset");
+    assert_eq!(rig.read(0x70), 15);
+}
+
+#[test]
+fn a_queue_reset_that_was_not_negotiated_is_ignored() {
+    let mut rig = rig();
+    rig.set_up();
+    let before = rig.bad();
+    rig.write(0x30, 0);
+    rig.write(0xc0, 1);
+    assert_eq!((rig.read(0x44), rig.bad()), (1, before + 1));
+    rig.negotiate(GOOD | RING_RESET);
+    for (queue, value) in [(0, 0), (0, 2), (7, 1), (u64::from(u32::MAX), 1)] {
+        rig.write(0x30, queue);
+        rig.write(0xc0, value);
+    }
+    assert_eq!(rig.bad(), before + 5);
+}
+
 #[test]
 fn row16_selectors_out_of_range() {
     let mut rig = rig();
@@ -304,7 +363,7 @@ fn row17_widths_and_alignment() {
 
 #[test]
 fn row18_features_that_were_not_offered() {
-    for bits in [GOOD | 1 << 6, GOOD | 1 << 40, FEATURE] {
+    for bits in [GOOD | 1 << 6, GOOD | 1 << 41, FEATURE] {
         let mut rig = rig();
         rig.negotiate(bits);
         assert_eq!(rig.read(0x70), 3, "{bits:#x}");

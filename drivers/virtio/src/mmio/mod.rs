@@ -34,6 +34,8 @@ struct QueueSlot {
     config: QueueConfig,
     queue: Option<Queue>,
     kicked: bool,
+    /// It was reset by itself, so that it may be set up while the device runs.
+    renewable: bool,
 }
 
 /// A device with its registers and `QUEUES` queues, 32 at most.
@@ -67,6 +69,7 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
                     config: QueueConfig::new(0),
                     queue: None,
                     kicked: false,
+                    renewable: false,
                 }
             }; QUEUES]
                 .map(|slot| QueueSlot {
@@ -216,6 +219,8 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
             // No shared memory region: a length of -1 (4.2.2.1).
             Register::Shm => u32::MAX,
             Register::ConfigGeneration => self.generation,
+            // A reset is done before anything else is.
+            Register::QueueReset => 0,
             _ => return None,
         })
     }
@@ -233,6 +238,7 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
             Register::DriverFeatures => return self.set_driver_features(value),
             Register::QueueSel => self.queue_sel = value,
             Register::QueueReady => return self.set_queue_ready(mem, value),
+            Register::QueueReset => return self.reset_queue(value),
             Register::QueueNotify => return self.notify(value),
             Register::InterruptAck => self.interrupt &= !value,
             Register::Status => return self.set_status(value),
@@ -269,16 +275,17 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
         self.configure(|config| config.set_half(area, high, value))
     }
 
-    /// The selected queue, while it may be set up.
+    /// The selected queue, while it may be set up: before the device runs, or after it was reset by itself.
     fn setting_up(&mut self) -> Option<&mut QueueSlot> {
         let settled = self.status.contains(Status::FEATURES_OK);
-        let running = self
-            .status
-            .intersects(Status::DRIVER_OK | Status::NEEDS_RESET | Status::FAILED);
-        if !settled || running {
+        let running = self.status.contains(Status::DRIVER_OK);
+        let broken = self.status.intersects(Status::NEEDS_RESET | Status::FAILED);
+        if !settled || broken {
             return None;
         }
-        self.queues.get_mut(usize::try_from(self.queue_sel).ok()?)
+        self.queues
+            .get_mut(usize::try_from(self.queue_sel).ok()?)
+            .filter(|slot| !running || slot.renewable)
     }
 
     fn configure(&mut self, change: impl FnOnce(&mut QueueConfig)) -> bool {
@@ -303,6 +310,7 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
         if value == 0 {
             return self.stop_queue(index);
         }
+        let running = self.status.contains(Status::DRIVER_OK);
         let Some(slot) = self.setting_up() else {
             return false;
         };
@@ -310,7 +318,12 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
             return false;
         }
         match slot.config.activate(mem, features) {
-            Ok(queue) => slot.queue = Some(queue),
+            Ok(queue) => {
+                slot.queue = Some(queue);
+                slot.renewable = false;
+                // It may have been filled already.
+                slot.kicked = running;
+            }
             Err(kind) => self.break_device(index, kind),
         }
         true
@@ -326,6 +339,25 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
                 true
             }
             None => false,
+        }
+    }
+
+    /// Resets one queue (2.6.1), if that was negotiated.
+    fn reset_queue(&mut self, value: u32) -> bool {
+        let features = Features::from_bits_retain(self.driver_features);
+        let settled = self.status.contains(Status::FEATURES_OK);
+        let slot = usize::try_from(self.queue_sel)
+            .ok()
+            .and_then(|n| self.queues.get_mut(n));
+        match slot {
+            Some(slot) if value == 1 && settled && features.contains(Features::RING_RESET) => {
+                slot.queue = None;
+                slot.kicked = false;
+                slot.config = QueueConfig::new(slot.config.max());
+                slot.renewable = true;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -368,6 +400,7 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
         for slot in &mut self.queues {
             slot.queue = None;
             slot.kicked = false;
+            slot.renewable = false;
             slot.config = QueueConfig::new(slot.config.max());
         }
         self.status = Status::empty();

@@ -29,6 +29,7 @@ pub enum Register {
     ShmSel,
     /// SHMLenLow, SHMLenHigh, SHMBaseLow, SHMBaseHigh.
     Shm,
+    QueueReset,
     ConfigGeneration,
 }
 
@@ -71,6 +72,7 @@ impl Register {
             0x0a4 => Self::QueueDeviceHigh,
             0x0ac => Self::ShmSel,
             0x0b0 | 0x0b4 | 0x0b8 | 0x0bc => Self::Shm,
+            0x0c0 => Self::QueueReset,
             0x0fc => Self::ConfigGeneration,
             _ => return None,
         })
