@@ -70,8 +70,8 @@ step_direct_write() {
 
 # 10,500 requests: reads, writes, and then a read of every block that was written, whose checksum fio compares.
 step_random() {
-    fio --name=random --filename="/dev/$DISK" --size=96M --direct=1 --ioengine=libaio --iodepth=16 \
-        --iodepth_batch_submit=8 --iodepth_batch_complete_min=4 \
+    fio --name=random --filename="/dev/$DISK" --size=96M --direct=1 --ioengine=libaio --iodepth=32 \
+        --iodepth_batch_submit=16 --iodepth_batch_complete_min=8 \
         --rw=randrw --bssplit=512/30:4k/40:16k/20:64k/10 --number_ios=7000 \
         --verify=crc32c --verify_fatal=1 --gtod_reduce=1 --randrepeat=0 --output=/run/fio.log --output-format=normal
     sed -n 's/^ *\(issued rwts: [^ ]*\).*/\1/p' /run/fio.log >&3
