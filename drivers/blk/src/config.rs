@@ -1,7 +1,5 @@
 //! Feature bits and configuration space (virtio 1.3, 5.2.3 and 5.2.4).
 
-use vd_virtio::queue::MAX_SIZE;
-
 bitflags::bitflags! {
     /// Feature bits of block devices.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +14,8 @@ bitflags::bitflags! {
         const FLUSH = 1 << 9;
         /// The topology is valid.
         const TOPOLOGY = 1 << 10;
+        /// `num_queues` is valid.
+        const MQ = 1 << 12;
         /// Requests of type DISCARD.
         const DISCARD = 1 << 13;
         /// Requests of type WRITE_ZEROES.
@@ -23,8 +23,9 @@ bitflags::bitflags! {
     }
 }
 
-/// Most data segments of a request: a queue's descriptors but for header and status.
-pub const SEG_MAX: u32 = MAX_SIZE as u32 - 2;
+/// Most data segments of a request. Drivers keep to it whatever the size of the queue; with header and status it fills a
+/// queue of 256 entries, and is 1 MiB in pages.
+pub const SEG_MAX: u32 = 254;
 /// Most ranges of a DISCARD or WRITE_ZEROES request.
 pub const MAX_RANGES: u32 = 4;
 /// Most sectors of such a range: the work of one request is bounded.
@@ -56,7 +57,7 @@ impl Geometry {
 pub const SIZE: usize = 60;
 
 /// Configuration space.
-pub fn config_space(sectors: u64, geometry: &Geometry) -> [u8; SIZE] {
+pub fn config_space(sectors: u64, geometry: &Geometry, queues: u16) -> [u8; SIZE] {
     let blocks = |bytes: u32| bytes.checked_div(geometry.block_size).unwrap_or(0);
     let physical = blocks(geometry.physical_block_size).max(1).trailing_zeros();
     let per_block = geometry.block_size / 512;
@@ -77,7 +78,7 @@ pub fn config_space(sectors: u64, geometry: &Geometry) -> [u8; SIZE] {
     put(24, &[u8::try_from(physical).unwrap_or(0), 0]);
     put(26, &1u16.to_le_bytes());
     put(28, &blocks(geometry.optimal_io_size).to_le_bytes());
-    put(34, &1u16.to_le_bytes());
+    put(34, &queues.to_le_bytes());
     put(36, &MAX_RANGE_SECTORS.to_le_bytes());
     put(40, &MAX_RANGES.to_le_bytes());
     put(44, &per_block.to_le_bytes());

@@ -1,7 +1,7 @@
 //! The block device: from a chain to a status byte.
 
 use vd_virtio::fault::FaultKind;
-use vd_virtio::{Chain, Device, DeviceId, Features, GuestMemory, Span};
+use vd_virtio::{Chain, Device, DeviceId, Features, GuestMemory, Pass, Progress, Span};
 
 use crate::backend::{Backend, BackendError, SECTOR};
 use crate::config::{BlkFeatures, Geometry, MAX_RANGE_SECTORS, MAX_RANGES, config_space};
@@ -20,6 +20,7 @@ pub struct BlockDevice<B> {
     geometry: Geometry,
     serial: [u8; SERIAL],
     readonly: bool,
+    queues: u16,
     counters: Counters,
 }
 
@@ -62,8 +63,16 @@ impl<B: Backend> BlockDevice<B> {
             geometry,
             serial: padded,
             readonly,
+            queues: 1,
             counters: Counters::default(),
         }
+    }
+
+    /// The same with this many queues, one at least: a driver may use one for each of its vCPUs.
+    #[must_use]
+    pub fn with_queues(mut self, queues: u16) -> Self {
+        self.queues = queues.max(1);
+        self
     }
 
     /// What has happened so far.
@@ -223,24 +232,47 @@ impl<B: Backend> Device for BlockDevice<B> {
         } else {
             writable
         };
+        let several = if self.queues > 1 {
+            BlkFeatures::MQ
+        } else {
+            BlkFeatures::empty()
+        };
         let always = BlkFeatures::SEG_MAX
             | BlkFeatures::BLK_SIZE
             | BlkFeatures::FLUSH
             | BlkFeatures::TOPOLOGY;
-        Features::from_bits_retain((always | other).bits())
+        // A request is finished before the next one is looked at.
+        Features::from_bits_retain((always | other | several).bits()) | Features::IN_ORDER
+    }
+
+    fn queues(&self) -> u16 {
+        self.queues
     }
 
     fn read_config(&self, offset: usize, into: &mut [u8]) {
-        let space = config_space(self.backend.sectors(), &self.geometry);
+        let space = config_space(self.backend.sectors(), &self.geometry, self.queues);
         for (at, byte) in (offset..).zip(into) {
             *byte = space.get(at).copied().unwrap_or(0);
         }
     }
 
-    fn serve<M: GuestMemory + ?Sized>(
+    fn run<M: GuestMemory + ?Sized>(
+        &mut self,
+        pass: &mut Pass<'_, M>,
+        chain: &mut Chain,
+    ) -> Result<Progress, FaultKind> {
+        pass.serve_each(chain, |mem, chain| self.serve(mem, chain))
+    }
+}
+
+impl<B: Backend> BlockDevice<B> {
+    /// Serves one request; returns how many bytes were written into its buffers.
+    ///
+    /// # Errors
+    /// A fault of the driver. Trouble of the storage is told in the status byte.
+    pub fn serve<M: GuestMemory + ?Sized>(
         &mut self,
         mem: &M,
-        _queue: u16,
         chain: &Chain,
     ) -> Result<u32, FaultKind> {
         // Without a byte for the status there is no way to answer: nothing is done, nothing was written.

@@ -59,7 +59,7 @@ fn request<B: Backend>(
     .extend_from_slice(data);
     writable.push((STATUS, 1));
     let used = disk
-        .serve(mem, 0, &chain(&readable, &writable).unwrap())
+        .serve(mem, &chain(&readable, &writable).unwrap())
         .unwrap();
     let [status] = mem.get(STATUS);
     // The used length reaches from the start to the last byte that was written without a gap.
@@ -211,20 +211,17 @@ fn row07_headers_in_pieces_and_cut_short() {
     header(&mem, 0, 7);
     let pieces: Vec<(u64, u32)> = (0..16).map(|n| (HEADER + n, 1)).collect();
     let data = [(DATA, 100), (DATA + 100, 412), (STATUS, 1)];
-    assert_eq!(
-        disk.serve(&mem, 0, &chain(&pieces, &data).unwrap()),
-        Ok(513)
-    );
+    assert_eq!(disk.serve(&mem, &chain(&pieces, &data).unwrap()), Ok(513));
     assert_eq!(mem.get(DATA), [7; 512]);
     // Data and status in one descriptor.
     assert_eq!(
-        disk.serve(&mem, 0, &chain(&pieces, &[(DATA, 513)]).unwrap()),
+        disk.serve(&mem, &chain(&pieces, &[(DATA, 513)]).unwrap()),
         Ok(513)
     );
     assert_eq!(mem.get(DATA + 512), [OK]);
     for short in [0, 1, 15] {
         let chain = chain(&pieces[..short], &data).unwrap();
-        assert_eq!(disk.serve(&mem, 0, &chain), Err(FaultKind::Header));
+        assert_eq!(disk.serve(&mem, &chain), Err(FaultKind::Header));
     }
 }
 
@@ -236,7 +233,7 @@ fn row07_no_room_for_the_status() {
     let chain = chain(&[(HEADER, 16), (DATA, 512)], &[]).unwrap();
     mem.take_written();
     assert_eq!(
-        disk.serve(&mem, 0, &chain),
+        disk.serve(&mem, &chain),
         Ok(0),
         "given back, nothing written"
     );
@@ -259,19 +256,19 @@ fn row04_row05_buffers_that_are_not_ram() {
         header(&mem, 0, 0);
         let read = chain(&[(HEADER, 16)], &[(at, 512), (STATUS, 1)]).unwrap();
         assert!(
-            matches!(disk.serve(&mem, 0, &read), Err(FaultKind::Memory(_))),
+            matches!(disk.serve(&mem, &read), Err(FaultKind::Memory(_))),
             "{at:#x}"
         );
         header(&mem, 1, 0);
         let write = chain(&[(HEADER, 16), (at, 512)], &[(STATUS, 1)]).unwrap();
         assert!(matches!(
-            disk.serve(&mem, 0, &write),
+            disk.serve(&mem, &write),
             Err(FaultKind::Memory(_))
         ));
         let status = chain(&[(HEADER, 16), (DATA, 512)], &[(at & !1 | 0x8000, 1)]).unwrap();
-        let _ = disk.serve(&mem, 0, &status);
+        let _ = disk.serve(&mem, &status);
         let header = chain(&[(at, 16)], &[(DATA, 512), (STATUS, 1)]).unwrap();
-        assert!(disk.serve(&mem, 0, &header).is_err());
+        assert!(disk.serve(&mem, &header).is_err());
     }
 }
 
@@ -280,7 +277,7 @@ fn row08_buffers_may_overlap() {
     let (mut disk, mem) = (disk(false), memory());
     header(&mem, 0, 9);
     let all_on_the_header = chain(&[(HEADER, 16)], &[(HEADER, 512), (HEADER, 1)]).unwrap();
-    assert_eq!(disk.serve(&mem, 0, &all_on_the_header), Ok(513));
+    assert_eq!(disk.serve(&mem, &all_on_the_header), Ok(513));
     assert_eq!(mem.get(HEADER), [OK, 9, 9]);
 }
 

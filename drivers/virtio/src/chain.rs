@@ -8,8 +8,10 @@ use heapless::Vec;
 use crate::fault::FaultKind;
 use crate::mem::{Gpa, GuestMemory, MemError};
 
-/// Longest chain: the largest queue (virtio 1.3, 2.7.5.3.1: a chain is no longer than its queue).
-pub const MAX_SEGMENTS: usize = crate::queue::MAX_SIZE as usize;
+/// Longest chain that is taken, whether of a queue's own descriptors or of a table's. A chain may be as long as its queue
+/// (virtio 1.3, 2.7.5.3.1), up to 32768; no driver makes one this long for any device type, as each has a limit of its
+/// own (a disk's seg_max, say).
+pub const MAX_SEGMENTS: usize = 1024;
 /// Most bytes of a chain (2.7.5.2).
 const MAX_BYTES: u64 = 1 << 32;
 

@@ -5,10 +5,14 @@
 pub struct Counters {
     /// Kicks that reached a queue.
     pub kicks: u64,
+    /// Kicks for what had been taken before they arrived, of drivers that say how far they are.
+    pub stale_kicks: u64,
     /// Passes over a queue.
     pub passes: u64,
     /// Requests taken from a queue.
     pub requests: u64,
+    /// Requests that were finished after their queue had been reset: nobody was told.
+    pub stale_requests: u64,
     /// Interrupts asked for.
     pub interrupts: u64,
     /// Batches of completions for which the driver wanted no interrupt.
@@ -17,6 +21,8 @@ pub struct Counters {
     pub bad_accesses: u64,
     /// Faults of the driver that broke the device until its next reset.
     pub faults: u64,
+    /// Choices of features that were refused.
+    pub refusals: u64,
     /// Resets by the driver.
     pub resets: u64,
 }

@@ -4,6 +4,7 @@ use crate::chain::Chain;
 use crate::fault::FaultKind;
 use crate::features::Features;
 use crate::mem::GuestMemory;
+use crate::pass::Pass;
 
 /// The number of a device type (virtio 1.3, section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,16 @@ impl DeviceId {
     pub const BLOCK: DeviceId = DeviceId(2);
 }
 
+/// How a pass over a queue ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Everything that the driver has made available was taken: it has to kick for more.
+    Drained,
+    /// The device wants no more now, and needs no kick: it takes the queue up again by itself
+    /// ([`crate::MmioTransport::wake`]).
+    Waiting,
+}
+
 /// A device type.
 pub trait Device {
     /// Its number.
@@ -23,6 +34,11 @@ pub trait Device {
 
     /// The features it offers, besides [`Features::CORE`].
     fn features(&self) -> Features;
+
+    /// How many queues it has; no more than its transport has room for are used.
+    fn queues(&self) -> u16 {
+        1
+    }
 
     /// Copies configuration space from `offset` on; what is past its end reads as zeroes.
     fn read_config(&self, offset: usize, into: &mut [u8]);
@@ -38,18 +54,24 @@ pub trait Device {
         let _ = features;
     }
 
-    /// The driver starts over: everything it has negotiated is forgotten.
+    /// The driver starts over: everything it has negotiated is forgotten. A request that is under way may be finished;
+    /// giving it back is harmless.
     fn reset(&mut self) {}
 
-    /// Serves one request of one queue; returns how many bytes were written into its buffers.
+    /// The driver starts over with one queue.
+    fn reset_queue(&mut self, queue: u16) {
+        let _ = queue;
+    }
+
+    /// Runs a queue: takes requests, as many as the pass allows, and gives back what is done. A request may stay with
+    /// the device over any number of passes. `chain` is there to be used.
     ///
     /// # Errors
     /// A fault of the driver, which breaks the device. Trouble of the device itself is told to the driver inside of
     /// the request.
-    fn serve<M: GuestMemory + ?Sized>(
+    fn run<M: GuestMemory + ?Sized>(
         &mut self,
-        mem: &M,
-        queue: u16,
-        chain: &Chain,
-    ) -> Result<u32, FaultKind>;
+        pass: &mut Pass<'_, M>,
+        chain: &mut Chain,
+    ) -> Result<Progress, FaultKind>;
 }

@@ -47,6 +47,8 @@ pub enum FaultKind {
     Order,
     /// A request without a complete header.
     Header,
+    /// Not the driver's fault: the device promised IN_ORDER and gave this head back before an earlier one.
+    NotInOrder(u16),
 }
 
 impl From<MemError> for FaultKind {
@@ -71,6 +73,7 @@ impl fmt::Display for FaultKind {
             Self::TooManyBytes => f.write_str("descriptor chain of more than 4 GiB"),
             Self::Order => f.write_str("device-readable descriptor after a device-writable one"),
             Self::Header => f.write_str("request header missing or cut short"),
+            Self::NotInOrder(head) => write!(f, "the device gave {head} back out of order"),
         }
     }
 }

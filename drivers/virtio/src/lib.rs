@@ -1,4 +1,4 @@
-//! The device side of virtio 1.3: split rings and the virtio-mmio transport (version 2).
+//! The device side of virtio 1.3: split and packed rings, and the virtio-mmio transport (version 2).
 //!
 //! A device is a [`device::Device`]; an [`mmio::MmioTransport`] gives it registers, status and queues. The platform
 //! supplies guest memory ([`mem::GuestMemory`]), delivers register accesses and kicks, and raises the interrupt line.
@@ -10,8 +10,8 @@
 //! - nothing allocates.
 //!
 //! The modules in the order of a request's way: [`mmio`] (registers, device status), [`queue`] (the ring),
-//! [`chain`] (one request's buffers), [`device`] (what serves them), [`fault`] (what happens to a driver that breaks
-//! the rules).
+//! [`chain`] (one request's buffers), [`pass`] and [`device`] (what serves them), [`fault`] (what happens to a driver that
+//! breaks the rules).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -37,14 +37,16 @@ pub mod fault;
 pub mod features;
 pub mod mem;
 pub mod mmio;
+pub mod pass;
 pub mod queue;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 
 pub use chain::{Chain, Span};
-pub use device::{Device, DeviceId};
+pub use device::{Device, DeviceId, Progress};
 pub use fault::Fault;
 pub use features::Features;
 pub use mem::{Gpa, GuestMemory, MemError};
 pub use mmio::MmioTransport;
+pub use pass::Pass;
 pub use queue::Queue;

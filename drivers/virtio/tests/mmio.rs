@@ -1,9 +1,10 @@
 //! The transport, register by register, with a driver that follows the rules and with ones that do not.
 
 use vd_virtio::fault::FaultKind;
+use vd_virtio::features::Refusal;
 use vd_virtio::mmio::{INTERRUPT_CONFIG, INTERRUPT_VRING, MAGIC, Placeholder, Status, VERSION};
 use vd_virtio::test_util::{DriverRing, FakeMemory, NEXT, WRITE};
-use vd_virtio::{Chain, Device, DeviceId, Features, GuestMemory, MmioTransport};
+use vd_virtio::{Chain, Device, DeviceId, Features, GuestMemory, MmioTransport, Pass, Progress};
 
 const FEATURE: u64 = 1 << 5;
 const GOOD: u64 = FEATURE | 1 << 32;
@@ -52,17 +53,23 @@ impl Device for Echo {
         self.active = None;
     }
 
-    fn serve<M: GuestMemory + ?Sized>(
+    fn queues(&self) -> u16 {
+        2
+    }
+
+    fn run<M: GuestMemory + ?Sized>(
         &mut self,
-        mem: &M,
-        queue: u16,
-        chain: &Chain,
-    ) -> Result<u32, FaultKind> {
-        self.order.push(queue);
-        let mut bytes = vec![0; chain.readable().len() as usize];
-        chain.readable().read(mem, &mut bytes)?;
-        chain.writable().write(mem, &bytes)?;
-        Ok(bytes.len() as u32)
+        pass: &mut Pass<'_, M>,
+        chain: &mut Chain,
+    ) -> Result<Progress, FaultKind> {
+        let queue = pass.number();
+        pass.serve_each(chain, |mem, chain| {
+            self.order.push(queue);
+            let mut bytes = vec![0; chain.readable().len() as usize];
+            chain.readable().read(mem, &mut bytes)?;
+            chain.writable().write(mem, &bytes)?;
+            Ok(bytes.len() as u32)
+        })
     }
 }
 
@@ -165,8 +172,8 @@ fn the_whole_way() {
     rig.write(0x14, 1);
     assert_eq!(
         rig.read(0x10),
-        1 | 1 << 2 | 1 << 8,
-        "VERSION_1, RING_PACKED, RING_RESET"
+        1 | 1 << 2 | 1 << 6 | 1 << 8,
+        "VERSION_1, RING_PACKED, NOTIFICATION_DATA, RING_RESET"
     );
     rig.write(0x14, 2);
     assert_eq!(rig.read(0x10), 0);
@@ -379,6 +386,110 @@ fn row18_features_that_were_not_offered() {
             Some(GOOD),
             "settled"
         );
+    }
+}
+
+#[test]
+fn row18_a_refusal_is_told_once() {
+    let mut rig = rig();
+    rig.negotiate(FEATURE);
+    assert_eq!(rig.transport.take_refusal(), Some(Refusal::Legacy));
+    assert_eq!(rig.transport.take_refusal(), None);
+    rig.negotiate(GOOD | 1 << 6);
+    let excess = Features::from_bits_retain(1 << 6);
+    assert_eq!(
+        rig.transport.take_refusal(),
+        Some(Refusal::NotOffered(excess))
+    );
+    rig.negotiate(GOOD);
+    assert_eq!(rig.transport.take_refusal(), None);
+    assert_eq!(rig.transport.counters().refusals, 2);
+}
+
+/// There are 128 feature bits; none of the upper half is offered.
+#[test]
+fn row18_features_from_64_up() {
+    for (select, value, status) in [(2, 1, 3), (3, 1 << 31, 3), (2, 0, 11)] {
+        let mut rig = rig();
+        rig.write(0x70, 3);
+        rig.features(GOOD);
+        rig.write(0x24, select);
+        rig.write(0x20, value);
+        rig.write(0x70, 11);
+        assert_eq!(rig.read(0x70), status, "{select} {value}");
+    }
+}
+
+#[test]
+fn features_of_the_platform() {
+    let translated = Features::ACCESS_PLATFORM;
+    let mut rig = rig();
+    rig.transport = MmioTransport::new(Echo::default(), 8)
+        .with(translated | Features::ORDER_PLATFORM)
+        .requiring(translated);
+    rig.write(0x14, 1);
+    assert_eq!(rig.read(0x10) & 0x1f, 1 | 1 << 1 | 1 << 2 | 1 << 4);
+    rig.negotiate(GOOD);
+    assert_eq!(rig.read(0x70), 3);
+    assert_eq!(
+        rig.transport.take_refusal(),
+        Some(Refusal::Missing(translated))
+    );
+    rig.negotiate(GOOD | translated.bits());
+    assert_eq!(rig.read(0x70), 11);
+    assert_eq!(rig.transport.features().bits(), GOOD | translated.bits());
+}
+
+#[test]
+fn features_that_are_withheld() {
+    let mut rig = rig();
+    rig.transport = MmioTransport::new(Echo::default(), 8).without(Features::RING_PACKED);
+    rig.negotiate(GOOD | Features::RING_PACKED.bits());
+    assert_eq!(rig.read(0x70), 3);
+}
+
+const NOTIFICATION_DATA: u64 = 1 << 38;
+
+/// A kick for what has been taken already costs no look at the queue.
+#[test]
+fn kicks_that_say_how_far_the_driver_is() {
+    let mut rig = rig();
+    rig.negotiate(GOOD | NOTIFICATION_DATA);
+    rig.queue(0);
+    rig.queue(1);
+    rig.write(0x70, 15);
+    rig.run();
+    rig.offer(1, 0);
+    rig.write(0x50, 1 | 1 << 16);
+    assert!(rig.transport.has_work());
+    rig.run();
+    assert!(rig.is_served(1, 1));
+    let reads = rig.mem.reads();
+    rig.write(0x50, 1 | 1 << 16);
+    assert!(!rig.transport.has_work());
+    rig.run();
+    assert_eq!(rig.mem.reads(), reads);
+    let counters = rig.transport.counters();
+    assert_eq!((counters.kicks, counters.stale_kicks), (2, 1));
+    // Whatever else the number says, the ring is looked at, and it alone is believed.
+    for place in [0, 2, 3, 9, 0xffff] {
+        rig.write(0x50, 1 | place << 16);
+        assert!(rig.transport.has_work());
+        rig.run();
+        assert!(rig.is_served(1, 1));
+        assert_eq!(rig.read(0x70), 15);
+    }
+    rig.write(0x50, 2 | 1 << 16);
+    assert!(!rig.transport.has_work(), "there is no such queue");
+}
+
+#[test]
+fn row16_the_whole_value_of_a_kick_counts() {
+    let mut rig = rig();
+    rig.set_up();
+    for value in [0x1_0000, 0x1_0001, 0xffff_0000] {
+        rig.write(0x50, value);
+        assert!(!rig.transport.has_work(), "{value:#x}");
     }
 }
 

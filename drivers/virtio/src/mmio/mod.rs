@@ -10,19 +10,20 @@
 
 mod placeholder;
 mod regs;
+mod run;
+mod setup;
 mod status;
 
 pub use placeholder::Placeholder;
 pub use regs::{CONFIG, MAGIC, QUEUE_NOTIFY, Register, VENDOR, VERSION};
 pub use status::{Status, Step};
 
-use crate::chain::Chain;
 use crate::counters::{Counters, bump};
 use crate::device::Device;
-use crate::fault::{Fault, FaultKind};
-use crate::features::Features;
+use crate::fault::Fault;
+use crate::features::{Features, Refusal};
 use crate::mem::GuestMemory;
-use crate::queue::{Area, Interrupt, Queue, QueueConfig};
+use crate::queue::{Area, Queue, QueueConfig};
 
 /// InterruptStatus: a queue was used.
 pub const INTERRUPT_VRING: u32 = 1;
@@ -38,21 +39,32 @@ struct QueueSlot {
     renewable: bool,
 }
 
-/// A device with its registers and `QUEUES` queues, 32 at most.
+/// A device with its registers and at most `QUEUES` queues.
 #[derive(Clone, Debug)]
 pub struct MmioTransport<D, const QUEUES: usize> {
     device: D,
     /// Features that are not offered although they could be.
     withheld: Features,
+    /// Features that are offered because the platform has them.
+    added: Features,
+    /// Features that a driver has to choose.
+    required: Features,
     queues: [QueueSlot; QUEUES],
+    /// How many of the queues there are.
+    count: usize,
+    /// Counts the queues that were ever made ready, so that no two share an epoch.
+    epoch: u32,
     status: Status,
     device_features_sel: u32,
     driver_features_sel: u32,
     driver_features: u64,
+    /// The driver chose one of the features from 64 up, of which there are none.
+    beyond: bool,
     queue_sel: u32,
     interrupt: u32,
     generation: u32,
     fault: Option<Fault>,
+    refusal: Option<Refusal>,
     /// The queue that is served first in the next pass.
     turn: usize,
     counters: Counters,
@@ -62,8 +74,12 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
     /// A device after reset, with queues of at most `max_size` entries each.
     pub fn new(device: D, max_size: u16) -> Self {
         Self {
-            device,
             withheld: Features::empty(),
+            added: Features::empty(),
+            required: Features::VERSION_1,
+            count: QUEUES.min(device.queues().into()),
+            epoch: 0,
+            device,
             queues: [const {
                 QueueSlot {
                     config: QueueConfig::new(0),
@@ -80,10 +96,12 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
             device_features_sel: 0,
             driver_features_sel: 0,
             driver_features: 0,
+            beyond: false,
             queue_sel: 0,
             interrupt: 0,
             generation: 0,
             fault: None,
+            refusal: None,
             turn: 0,
             counters: Counters::default(),
         }
@@ -96,9 +114,43 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
         self
     }
 
+    /// The same with features that the platform adds: [`Features::ACCESS_PLATFORM`], say.
+    #[must_use]
+    pub fn with(mut self, features: Features) -> Self {
+        self.added = features;
+        self
+    }
+
+    /// The same for drivers only that choose these features, which have to be offered.
+    #[must_use]
+    pub fn requiring(mut self, features: Features) -> Self {
+        self.required |= features;
+        self
+    }
+
     /// The device itself.
     pub fn device(&self) -> &D {
         &self.device
+    }
+
+    /// The device itself, for whatever is behind it. What changes its configuration space goes through
+    /// [`MmioTransport::reconfigure`]; what gives it something to do ends with [`MmioTransport::wake`].
+    pub fn device_mut(&mut self) -> &mut D {
+        &mut self.device
+    }
+
+    /// How many queues it has.
+    pub fn queues(&self) -> usize {
+        self.count
+    }
+
+    /// The features that the driver has chosen, once they are settled.
+    pub fn features(&self) -> Features {
+        if self.status.contains(Status::FEATURES_OK) {
+            Features::from_bits_retain(self.driver_features)
+        } else {
+            Features::empty()
+        }
     }
 
     /// Device status.
@@ -121,6 +173,11 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
         self.fault.take()
     }
 
+    /// Why the driver's choice of features was refused, once.
+    pub fn take_refusal(&mut self) -> Option<Refusal> {
+        self.refusal.take()
+    }
+
     /// Changes the device from outside, and tells the driver that its configuration is another one.
     pub fn reconfigure<R>(&mut self, change: impl FnOnce(&mut D) -> R) -> R {
         let result = change(&mut self.device);
@@ -137,8 +194,13 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
             && !self.status.intersects(Status::NEEDS_RESET | Status::FAILED)
     }
 
+    /// Where the queue of that number is, if there is one.
+    fn place(&self, number: u32) -> Option<usize> {
+        usize::try_from(number).ok().filter(|&n| n < self.count)
+    }
+
     fn offered(&self) -> Features {
-        (self.device.features() | Features::CORE).difference(self.withheld)
+        (self.device.features() | Features::CORE | self.added).difference(self.withheld)
     }
 
     /// The driver reads `size` bytes at `offset` of the register window. What is no register reads as 0.
@@ -203,9 +265,7 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
     }
 
     fn read_register(&self, register: Register) -> Option<u32> {
-        let slot = usize::try_from(self.queue_sel)
-            .ok()
-            .and_then(|n| self.queues.get(n));
+        let slot = self.place(self.queue_sel).and_then(|n| self.queues.get(n));
         Some(match register {
             Register::MagicValue => MAGIC,
             Register::Version => VERSION,
@@ -253,280 +313,6 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
             _ => return false,
         }
         true
-    }
-
-    /// Features can be changed until they are settled.
-    fn set_driver_features(&mut self, value: u32) -> bool {
-        let shift = match self.driver_features_sel {
-            0 => 0,
-            1 => 32,
-            // Features 64 and up: none is offered, so 0 is the only right value.
-            _ => return value == 0,
-        };
-        if !self.status.contains(Status::DRIVER) || self.status.contains(Status::FEATURES_OK) {
-            return false;
-        }
-        let keep = !(0xffff_ffff << shift);
-        self.driver_features = (self.driver_features & keep) | u64::from(value) << shift;
-        true
-    }
-
-    fn set_half(&mut self, area: Area, high: bool, value: u32) -> bool {
-        self.configure(|config| config.set_half(area, high, value))
-    }
-
-    /// The selected queue, while it may be set up: before the device runs, or after it was reset by itself.
-    fn setting_up(&mut self) -> Option<&mut QueueSlot> {
-        let settled = self.status.contains(Status::FEATURES_OK);
-        let running = self.status.contains(Status::DRIVER_OK);
-        let broken = self.status.intersects(Status::NEEDS_RESET | Status::FAILED);
-        if !settled || broken {
-            return None;
-        }
-        self.queues
-            .get_mut(usize::try_from(self.queue_sel).ok()?)
-            .filter(|slot| !running || slot.renewable)
-    }
-
-    fn configure(&mut self, change: impl FnOnce(&mut QueueConfig)) -> bool {
-        match self.setting_up() {
-            Some(QueueSlot {
-                config,
-                queue: None,
-                ..
-            }) => {
-                change(config);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    fn set_queue_ready<M: GuestMemory + ?Sized>(&mut self, mem: &M, value: u32) -> bool {
-        let features = Features::from_bits_retain(self.driver_features);
-        let Ok(index) = usize::try_from(self.queue_sel) else {
-            return false;
-        };
-        if value == 0 {
-            return self.stop_queue(index);
-        }
-        let running = self.status.contains(Status::DRIVER_OK);
-        let Some(slot) = self.setting_up() else {
-            return false;
-        };
-        if value != 1 || slot.queue.is_some() {
-            return false;
-        }
-        match slot.config.activate(mem, features) {
-            Ok(queue) => {
-                slot.queue = Some(queue);
-                slot.renewable = false;
-                // It may have been filled already.
-                slot.kicked = running;
-            }
-            Err(kind) => self.break_device(index, kind),
-        }
-        true
-    }
-
-    /// A driver may stop a queue at any time (4.2.2.2), and waits until QueueReady says so. While the device runs, the
-    /// queue comes back with a reset only.
-    fn stop_queue(&mut self, index: usize) -> bool {
-        match self.queues.get_mut(index) {
-            Some(slot) => {
-                slot.queue = None;
-                slot.kicked = false;
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Resets one queue (2.6.1), if that was negotiated.
-    fn reset_queue(&mut self, value: u32) -> bool {
-        let features = Features::from_bits_retain(self.driver_features);
-        let settled = self.status.contains(Status::FEATURES_OK);
-        let slot = usize::try_from(self.queue_sel)
-            .ok()
-            .and_then(|n| self.queues.get_mut(n));
-        match slot {
-            Some(slot) if value == 1 && settled && features.contains(Features::RING_RESET) => {
-                slot.queue = None;
-                slot.kicked = false;
-                slot.config = QueueConfig::new(slot.config.max());
-                slot.renewable = true;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    fn set_status(&mut self, value: u32) -> bool {
-        match self.status.step(value) {
-            Step::Illegal => false,
-            Step::Reset => {
-                self.reset();
-                true
-            }
-            Step::Add(mut added) => {
-                if added.contains(Status::FEATURES_OK) && !self.are_features_good() {
-                    // The driver reads the status back and finds out (3.1.1, step 6).
-                    added.remove(Status::FEATURES_OK | Status::DRIVER_OK);
-                }
-                self.status |= added;
-                if added.contains(Status::DRIVER_OK) {
-                    self.start();
-                }
-                true
-            }
-        }
-    }
-
-    fn are_features_good(&self) -> bool {
-        let chosen = Features::from_bits_retain(self.driver_features);
-        self.offered().contains(chosen) && chosen.contains(Features::VERSION_1)
-    }
-
-    /// DRIVER_OK: a driver may have kicked before, so that every queue is looked at.
-    fn start(&mut self) {
-        self.device
-            .activate(Features::from_bits_retain(self.driver_features));
-        for slot in &mut self.queues {
-            slot.kicked = slot.queue.is_some();
-        }
-    }
-
-    fn reset(&mut self) {
-        for slot in &mut self.queues {
-            slot.queue = None;
-            slot.kicked = false;
-            slot.renewable = false;
-            slot.config = QueueConfig::new(slot.config.max());
-        }
-        self.status = Status::empty();
-        self.device_features_sel = 0;
-        self.driver_features_sel = 0;
-        self.driver_features = 0;
-        self.queue_sel = 0;
-        self.interrupt = 0;
-        self.fault = None;
-        self.device.reset();
-        bump(&mut self.counters.resets);
-    }
-
-    /// The driver kicks a queue. Returns whether there is such a queue; it is run by [`MmioTransport::run`].
-    pub fn notify(&mut self, queue: u32) -> bool {
-        let running = self.is_running();
-        let slot = usize::try_from(queue)
-            .ok()
-            .and_then(|n| self.queues.get_mut(n));
-        match slot {
-            Some(slot) if running && slot.queue.is_some() => {
-                slot.kicked = true;
-                bump(&mut self.counters.kicks);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether [`MmioTransport::run`] has something to do.
-    pub fn has_work(&self) -> bool {
-        self.is_running() && self.queues.iter().any(|slot| slot.kicked)
-    }
-
-    /// Serves the kicked queues in turns, at most `budget` requests in all, fewer if they are
-    /// large. `scratch` is used for the chains.
-    pub fn run<M: GuestMemory + ?Sized>(&mut self, mem: &M, mut budget: u32, scratch: &mut Chain) {
-        let first = self.turn;
-        self.turn = first.wrapping_add(1);
-        for step in 0..QUEUES {
-            if !self.is_running() || budget == 0 {
-                return;
-            }
-            let Some(index) = first.wrapping_add(step).checked_rem(QUEUES) else {
-                return;
-            };
-            if let Err(kind) = self.run_queue(mem, index, &mut budget, scratch) {
-                // What was served before the fault is the driver's all the same.
-                if let Some(QueueSlot {
-                    queue: Some(queue), ..
-                }) = self.queues.get_mut(index)
-                {
-                    let _ = queue.publish(mem);
-                }
-                self.break_device(index, kind);
-            }
-        }
-    }
-
-    fn run_queue<M: GuestMemory + ?Sized>(
-        &mut self,
-        mem: &M,
-        index: usize,
-        budget: &mut u32,
-        scratch: &mut Chain,
-    ) -> Result<(), FaultKind> {
-        let Self {
-            queues,
-            device,
-            counters,
-            interrupt,
-            ..
-        } = self;
-        let number = u16::try_from(index).unwrap_or(u16::MAX);
-        let Some(QueueSlot {
-            queue: Some(queue),
-            kicked,
-            ..
-        }) = queues.get_mut(index)
-        else {
-            return Ok(());
-        };
-        if !*kicked {
-            return Ok(());
-        }
-        bump(&mut counters.passes);
-        queue.disable_notifications(mem)?;
-        let mut more = true;
-        while more {
-            while let Some(head) = if *budget == 0 {
-                None
-            } else {
-                queue.pop(mem, scratch)?
-            } {
-                // A request costs one, and one more for every 64 KiB that it may move.
-                let cost = u32::try_from(scratch.bytes() >> 16).unwrap_or(u32::MAX);
-                *budget = budget.saturating_sub(cost.saturating_add(1));
-                bump(&mut counters.requests);
-                let written = device.serve(mem, number, scratch)?;
-                queue.add_used(mem, head, written)?;
-            }
-            queue.publish(mem)?;
-            // Out of budget: the queue stays kicked, and the driver need not kick it again.
-            more = *budget != 0 && queue.enable_notifications(mem)?;
-            *kicked = *budget == 0;
-        }
-        match queue.decide_interrupt(mem)? {
-            Interrupt::Nothing => {}
-            Interrupt::Unwanted => bump(&mut counters.suppressed),
-            Interrupt::Wanted => {
-                *interrupt |= INTERRUPT_VRING;
-                bump(&mut counters.interrupts);
-            }
-        }
-        Ok(())
-    }
-
-    fn break_device(&mut self, queue: usize, kind: FaultKind) {
-        let queue = u16::try_from(queue).unwrap_or(u16::MAX);
-        self.fault = Some(Fault { queue, kind });
-        bump(&mut self.counters.faults);
-        self.status |= Status::NEEDS_RESET;
-        // Only a driver that has said DRIVER_OK expects a notification (2.1.2).
-        if self.status.contains(Status::DRIVER_OK) {
-            self.interrupt |= INTERRUPT_CONFIG;
-        }
     }
 }
 

@@ -62,7 +62,7 @@ impl QueueConfig {
         };
     }
 
-    /// Checks everything and makes the queue.
+    /// Checks everything and makes the queue. `epoch` is another one for each queue that a device ever has at this place.
     ///
     /// # Errors
     /// What the driver got wrong.
@@ -70,6 +70,7 @@ impl QueueConfig {
         &self,
         mem: &M,
         features: Features,
+        epoch: u32,
     ) -> Result<Queue, FaultKind> {
         let packed = features.contains(Features::RING_PACKED);
         let shown = u16::try_from(self.size).unwrap_or(u16::MAX);
@@ -102,10 +103,11 @@ impl QueueConfig {
                 .map_err(|_| MemError::new(Gpa(address), len))?;
         }
         let areas = areas.map(|(address, ..)| Gpa(address));
-        Ok(Queue(if packed {
+        let ring = if packed {
             Ring::Packed(Packed::new(size, areas, features))
         } else {
             Ring::Split(Split::new(size, areas, features))
-        }))
+        };
+        Ok(Queue::new(ring, features, epoch))
     }
 }

@@ -12,14 +12,15 @@ pub use config::{Area, QueueConfig};
 
 use crate::chain::Chain;
 use crate::fault::FaultKind;
+use crate::features::Features;
 use crate::mem::{GuestMemory, MemError};
 use packed::Packed;
 use split::Split;
 
-/// Most entries of a queue.
-pub const MAX_SIZE: u16 = 256;
+/// Most entries of a queue (2.7 and 2.8).
+pub const MAX_SIZE: u16 = 32768;
 
-/// Names a request until it is given back.
+/// Names a request until it is given back, also over a reset of its queue.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a request that is not given back is lost to the driver"]
 pub struct Head {
@@ -27,16 +28,35 @@ pub struct Head {
     id: u16,
     /// How many entries of the ring it takes.
     slots: u16,
+    /// The how-manyth it is.
+    number: u16,
+    /// Of its queue.
+    epoch: u32,
 }
 
 /// A queue in use.
 #[derive(Clone, Debug)]
-pub struct Queue(Ring);
+pub struct Queue {
+    ring: Ring,
+    epoch: u32,
+    in_order: bool,
+    /// Requests taken so far.
+    taken: u16,
+    /// Requests given back so far.
+    given: u16,
+}
 
 #[derive(Clone, Debug)]
 enum Ring {
     Split(Split),
     Packed(Packed),
+}
+
+/// What a ring's `pop` found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Popped {
+    id: u16,
+    slots: u16,
 }
 
 /// Calls a method of whichever ring it is.
@@ -52,7 +72,17 @@ macro_rules! ring {
 impl Queue {
     /// Number of entries.
     pub fn size(&self) -> u16 {
-        ring!(&self.0, ring => ring.size)
+        ring!(&self.ring, ring => ring.size)
+    }
+
+    fn new(ring: Ring, features: Features, epoch: u32) -> Self {
+        Self {
+            ring,
+            epoch,
+            in_order: features.contains(Features::IN_ORDER),
+            taken: 0,
+            given: 0,
+        }
     }
 
     /// Takes the next request; its buffers go into `chain`.
@@ -64,21 +94,51 @@ impl Queue {
         mem: &M,
         chain: &mut Chain,
     ) -> Result<Option<Head>, FaultKind> {
-        ring!(&mut self.0, ring => ring.pop(mem, chain))
+        let Some(Popped { id, slots }) = ring!(&mut self.ring, ring => ring.pop(mem, chain))?
+        else {
+            return Ok(None);
+        };
+        let number = self.taken;
+        self.taken = number.wrapping_add(1);
+        Ok(Some(Head {
+            id,
+            slots,
+            number,
+            epoch: self.epoch,
+        }))
     }
 
-    /// Gives a request back: `written` bytes were written into its buffers. The driver need not see it before
-    /// [`Queue::publish`].
+    /// Gives a request back: `written` bytes were written into its buffers. The driver sees it, and all that were given
+    /// back since, with [`Queue::publish`]. Returns false, and does nothing, if the request is of an earlier epoch: it
+    /// was finished after a reset, and the driver does not wait for it any more.
     ///
     /// # Errors
-    /// [`MemError`] if the ring is not RAM any more.
+    /// [`FaultKind::Memory`] if the ring is not RAM any more; [`FaultKind::NotInOrder`].
     pub fn add_used<M: GuestMemory + ?Sized>(
         &mut self,
         mem: &M,
         head: Head,
         written: u32,
-    ) -> Result<(), MemError> {
-        ring!(&mut self.0, ring => ring.add_used(mem, head, written))
+    ) -> Result<bool, FaultKind> {
+        if head.epoch != self.epoch {
+            return Ok(false);
+        }
+        if self.in_order && head.number != self.given {
+            return Err(FaultKind::NotInOrder(head.id));
+        }
+        self.given = self.given.wrapping_add(1);
+        let Head { id, slots, .. } = head;
+        ring!(&mut self.ring, ring => ring.add_used(mem, Popped { id, slots }, written))?;
+        Ok(true)
+    }
+
+    /// Whether the place that a kick names (the upper half of its value, with NOTIFICATION_DATA) has been reached
+    /// already: then the kick was for nothing that is not taken yet.
+    ///
+    /// The other way round it says nothing: a vCPU may have stood still between writing that number and kicking, and
+    /// the queue may have gone round meanwhile. Only avail.idx says what is available.
+    pub fn is_taken(&self, place: u16) -> bool {
+        ring!(&self.ring, ring => ring.place_word() == place)
     }
 
     /// Shows the driver everything that was given back.
@@ -86,7 +146,7 @@ impl Queue {
     /// # Errors
     /// [`MemError`] if the ring is not RAM any more.
     pub fn publish<M: GuestMemory + ?Sized>(&mut self, mem: &M) -> Result<(), MemError> {
-        ring!(&mut self.0, ring => ring.publish(mem))
+        ring!(&mut self.ring, ring => ring.publish(mem))
     }
 
     /// Whether something was published since the last call, and whether the driver wants an interrupt for it.
@@ -97,7 +157,7 @@ impl Queue {
         &mut self,
         mem: &M,
     ) -> Result<Interrupt, MemError> {
-        ring!(&mut self.0, ring => ring.decide_interrupt(mem))
+        ring!(&mut self.ring, ring => ring.decide_interrupt(mem))
     }
 
     /// Asks the driver to kick again. Returns whether there is something already: then it might not.
@@ -108,7 +168,7 @@ impl Queue {
         &mut self,
         mem: &M,
     ) -> Result<bool, FaultKind> {
-        ring!(&mut self.0, ring => ring.enable_notifications(mem))
+        ring!(&mut self.ring, ring => ring.enable_notifications(mem))
     }
 
     /// Asks the driver not to kick: the queue is being run anyway. Only a hint, which saves kicks.
@@ -119,7 +179,7 @@ impl Queue {
         &mut self,
         mem: &M,
     ) -> Result<(), MemError> {
-        ring!(&mut self.0, ring => ring.disable_notifications(mem))
+        ring!(&mut self.ring, ring => ring.disable_notifications(mem))
     }
 }
 

@@ -3,10 +3,12 @@
 //! One ring of descriptors that both sides write. Each side goes round it with a wrap counter that flips at the end;
 //! two flags of a descriptor, compared with the counter, say whose it is.
 //!
-//! Invariants: at most as many entries are in flight as the ring has; the flags of a used descriptor are written last.
+//! Invariants: at most as many entries are in flight as the ring has; the flags of a used descriptor are written last;
+//! of several that are given back together, the flags of the first one are written last, so that the driver, who looks at
+//! them in their order, sees all or none.
 
 use super::walk::Flags;
-use super::{Head, Interrupt};
+use super::{Interrupt, Popped};
 use crate::chain::Chain;
 use crate::fault::FaultKind;
 use crate::features::Features;
@@ -98,8 +100,14 @@ pub(super) struct Packed {
     event_idx: bool,
     next_avail: Cursor,
     next_used: Cursor,
-    /// Entries used since it was last decided whether to interrupt. The driver sees them at once and may have made them
-    /// available again, so that there can be more of them than the ring has.
+    /// The first entry that was given back and not published, and its flags.
+    held: Option<(Gpa, Flags)>,
+    /// Entries that were given back and not published.
+    unpublished: u16,
+    /// Where `next_used` was when entries were last published.
+    published: Cursor,
+    /// Entries published since it was last decided whether to interrupt. The driver may have made them available again,
+    /// so that there can be more of them than the ring has.
     undecided: u32,
     /// Entries that were taken and not given back.
     in_flight: u16,
@@ -116,6 +124,9 @@ impl Packed {
             event_idx: features.contains(Features::EVENT_IDX),
             next_avail: Cursor::START,
             next_used: Cursor::START,
+            held: None,
+            unpublished: 0,
+            published: Cursor::START,
             undecided: 0,
             in_flight: 0,
         }
@@ -143,7 +154,7 @@ impl Packed {
         &mut self,
         mem: &M,
         chain: &mut Chain,
-    ) -> Result<Option<Head>, FaultKind> {
+    ) -> Result<Option<Popped>, FaultKind> {
         let Some(flags) = self.look(mem)? else {
             return Ok(None);
         };
@@ -155,13 +166,13 @@ impl Packed {
         }
         self.in_flight = in_flight;
         self.next_avail = self.next_avail.after(slots, self.size);
-        Ok(Some(Head { id, slots }))
+        Ok(Some(Popped { id, slots }))
     }
 
     pub(super) fn add_used<M: GuestMemory + ?Sized>(
         &mut self,
         mem: &M,
-        head: Head,
+        head: Popped,
         written: u32,
     ) -> Result<(), MemError> {
         let place = self.place(self.next_used);
@@ -172,21 +183,31 @@ impl Packed {
         flags.set(Flags::AVAIL | Flags::USED, self.next_used.wrap);
         // The length counts only with this flag (2.8.4).
         flags.set(Flags::WRITE, written != 0);
-        mem.store_u16(field(place, FLAGS), flags.bits())?;
+        let at = field(place, FLAGS);
+        if self.held.is_none() {
+            self.held = Some((at, flags));
+        } else {
+            mem.store_u16(at, flags.bits())?;
+        }
         self.in_flight = self.in_flight.saturating_sub(head.slots);
         self.next_used = self.next_used.after(head.slots, self.size);
-        self.undecided = self.undecided.saturating_add(head.slots.into());
+        self.unpublished = self.unpublished.saturating_add(head.slots);
         Ok(())
     }
 
-    /// Nothing is held back: a used descriptor shows itself.
-    #[allow(
-        clippy::unused_self,
-        clippy::unnecessary_wraps,
-        reason = "the same as a split ring's"
-    )]
-    pub(super) fn publish<M: GuestMemory + ?Sized>(&mut self, _: &M) -> Result<(), MemError> {
+    pub(super) fn publish<M: GuestMemory + ?Sized>(&mut self, mem: &M) -> Result<(), MemError> {
+        if let Some((at, flags)) = self.held.take() {
+            mem.store_u16(at, flags.bits())?;
+            self.undecided = self.undecided.saturating_add(self.unpublished.into());
+            self.unpublished = 0;
+            self.published = self.next_used;
+        }
         Ok(())
+    }
+
+    /// What a kick says when the driver is where the device is (2.9): offset and wrap counter.
+    pub(super) fn place_word(&self) -> u16 {
+        self.next_avail.word()
     }
 
     pub(super) fn decide_interrupt<M: GuestMemory + ?Sized>(
@@ -205,7 +226,7 @@ impl Packed {
             AT_DESCRIPTOR if self.event_idx => {
                 let event = Cursor::from_word(mem.load_u16(self.driver)?);
                 // An offset that is in no ring is never passed.
-                let behind = self.next_used.since(event, self.size);
+                let behind = self.published.since(event, self.size);
                 // After a whole round the event has been passed, wherever it is.
                 let round = new >= self.size.into();
                 round || (event.offset < self.size && behind != 0 && behind <= new)

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::Cursor;
-use crate::chain::Chain;
+use crate::chain::{Chain, MAX_SEGMENTS};
 use crate::fault::FaultKind;
 use crate::features::Features;
 use crate::queue::{Area, Head, Interrupt, MAX_SIZE, Queue, QueueConfig};
@@ -18,8 +18,11 @@ struct Rig {
 }
 
 fn rig(size: u16, features: Features) -> Rig {
+    rig_in(size, features, FakeMemory::new(0x1_0000))
+}
+
+fn rig_in(size: u16, features: Features, mem: FakeMemory) -> Rig {
     let ring = DriverPacked::at(0x1000, size);
-    let mem = FakeMemory::new(0x1_0000);
     let mut config = QueueConfig::new(MAX_SIZE);
     config.set_size(size.into());
     for (area, at) in [
@@ -30,7 +33,7 @@ fn rig(size: u16, features: Features) -> Rig {
         config.set_half(area, false, at as u32);
     }
     let queue = config
-        .activate(&mem, features | Features::RING_PACKED)
+        .activate(&mem, features | Features::RING_PACKED, 1)
         .unwrap();
     Rig {
         mem,
@@ -137,8 +140,83 @@ fn row03_tables() {
     assert_eq!(with(32, 0, 0, Features::empty()), Err(FaultKind::Indirect));
     assert_eq!(with(32, NEXT, 0, on), Err(FaultKind::Indirect));
     assert_eq!(with(32, 0, INDIRECT, on), Err(FaultKind::Indirect));
-    for len in [0, 8, 33, 16 * 257, u32::MAX] {
+    for len in [0, 8, 33, 16 * 1025, 16 * 65536, u32::MAX] {
         assert_eq!(with(len, 0, 0, on), Err(FaultKind::IndirectLength(len)));
+    }
+}
+
+/// Several requests that are given back together appear together: the driver, who looks at the first place, sees
+/// nothing until they are published.
+#[test]
+fn a_batch_is_seen_as_one() {
+    for start in 0..5 {
+        let mut rig = rig(5, Features::EVENT_IDX);
+        for _ in 0..start {
+            rig.offer(0, &[(DATA, 4, WRITE)]);
+            let head = rig.pop().unwrap().unwrap();
+            rig.give_back(head, 4);
+            assert!(rig.ring.take_used(&rig.mem).is_some());
+        }
+        let _ = rig.queue.decide_interrupt(&rig.mem).unwrap();
+        rig.ring.set_events(&rig.mem, 2, rig.ring.used_word());
+        for id in 0..3 {
+            rig.offer(id, &[(DATA, 4, WRITE)]);
+        }
+        for written in 1..=3 {
+            let head = rig.pop().unwrap().unwrap();
+            assert_eq!(rig.queue.add_used(&rig.mem, head, written), Ok(true));
+            assert_eq!(rig.ring.take_used(&rig.mem), None, "{start}, {written}");
+            assert_eq!(rig.queue.decide_interrupt(&rig.mem), Ok(Interrupt::Nothing));
+        }
+        rig.queue.publish(&rig.mem).unwrap();
+        assert_eq!(rig.queue.decide_interrupt(&rig.mem), Ok(Interrupt::Wanted));
+        assert_eq!(rig.queue.decide_interrupt(&rig.mem), Ok(Interrupt::Nothing));
+        for id in 0..3 {
+            assert_eq!(rig.ring.take_used(&rig.mem), Some((id, u32::from(id) + 1)));
+        }
+        assert_eq!(rig.ring.take_used(&rig.mem), None);
+    }
+}
+
+#[test]
+fn the_largest_queue_is_full_and_wraps() {
+    let mut rig = rig_in(MAX_SIZE, Features::empty(), FakeMemory::new(0x9_0000));
+    for round in 0..2 {
+        for id in 0..MAX_SIZE {
+            rig.offer(id, &[(0x10, 4, WRITE)]);
+        }
+        let mut heads: Vec<_> = (0..MAX_SIZE).map(|_| rig.pop().unwrap().unwrap()).collect();
+        assert_eq!(rig.pop(), Ok(None));
+        while let Some(head) = heads.pop() {
+            rig.queue.add_used(&rig.mem, head, 4).unwrap();
+        }
+        rig.queue.publish(&rig.mem).unwrap();
+        for id in (0..MAX_SIZE).rev() {
+            assert_eq!(rig.ring.take_used(&rig.mem), Some((id, 4)), "{round}");
+        }
+    }
+}
+
+#[test]
+fn row01_no_chain_is_longer_than_the_longest() {
+    for (len, fits) in [(MAX_SEGMENTS, true), (MAX_SEGMENTS + 1, false)] {
+        let mut rig = rig_in(2048, Features::empty(), FakeMemory::new(0x1_0000));
+        rig.offer(0, &vec![(0x10, 1, 0); len]);
+        assert_eq!(rig.pop().is_ok(), fits);
+    }
+}
+
+#[test]
+fn kicks_that_say_where_the_driver_is() {
+    let mut rig = rig(3, Features::empty());
+    for _ in 0..7 {
+        let before = rig.ring.avail_word();
+        assert!(rig.queue.is_taken(before));
+        rig.offer(0, &[(DATA, 4, WRITE)]);
+        assert!(!rig.queue.is_taken(rig.ring.avail_word()));
+        let head = rig.pop().unwrap().unwrap();
+        rig.give_back(head, 4);
+        assert!(rig.queue.is_taken(rig.ring.avail_word()) && !rig.queue.is_taken(before));
     }
 }
 
@@ -190,11 +268,11 @@ fn row13_row14_sizes_and_addresses() {
             config.set_half(area, true, (at >> 32) as u32);
         }
         config
-            .activate(&mem, Features::RING_PACKED)
+            .activate(&mem, Features::RING_PACKED, 1)
             .map(|queue| queue.size())
     };
     assert_eq!(with(7, None), Ok(7), "no power of two is asked for");
-    for size in [0, 257, 0x1_0007] {
+    for size in [0, 32769, 65535, 0x1_0007] {
         assert!(matches!(with(size, None), Err(FaultKind::QueueSize(_))));
     }
     for (area, align) in [(Area::Desc, 16), (Area::Driver, 4), (Area::Device, 4)] {

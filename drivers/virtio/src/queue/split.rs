@@ -1,8 +1,9 @@
 //! A split ring (virtio 1.3, section 2.7).
 //!
-//! Indices run freely over 16 bits and wrap; an entry is at the index modulo the size.
+//! Indices run freely over 16 bits and wrap; an entry is at the index modulo the size. The set of heads in flight has a
+//! bit for every head of the largest queue, so that nothing has to be allocated when a driver chooses its size.
 
-use super::{Head, Interrupt, MAX_SIZE, is_passed};
+use super::{Interrupt, MAX_SIZE, Popped, is_passed};
 use crate::chain::Chain;
 use crate::fault::FaultKind;
 use crate::features::Features;
@@ -65,7 +66,7 @@ impl Split {
         &mut self,
         mem: &M,
         chain: &mut Chain,
-    ) -> Result<Option<Head>, FaultKind> {
+    ) -> Result<Option<Popped>, FaultKind> {
         if self.next_avail == self.seen_avail && !self.look(mem)? {
             return Ok(None);
         }
@@ -78,7 +79,7 @@ impl Split {
         }
         self.walk(mem, head, chain)?;
         self.next_avail = self.next_avail.wrapping_add(1);
-        Ok(Some(Head { id: head, slots: 1 }))
+        Ok(Some(Popped { id: head, slots: 1 }))
     }
 
     /// Reads avail.idx; returns whether there is something.
@@ -103,7 +104,7 @@ impl Split {
     pub(super) fn add_used<M: GuestMemory + ?Sized>(
         &mut self,
         mem: &M,
-        head: Head,
+        head: Popped,
         written: u32,
     ) -> Result<(), MemError> {
         let [a, b] = head.id.to_le_bytes();
@@ -192,6 +193,11 @@ impl Split {
         } else {
             mem.store_u16(self.used, NO_NOTIFY)
         }
+    }
+
+    /// What a kick says when the driver is where the device is (2.9): avail.idx.
+    pub(super) fn place_word(&self) -> u16 {
+        self.next_avail
     }
 
     fn avail_event(&self) -> Gpa {

@@ -1,4 +1,4 @@
-use crate::chain::Chain;
+use crate::chain::{Chain, MAX_SEGMENTS};
 use crate::fault::FaultKind;
 use crate::features::Features;
 use crate::mem::{Gpa, MemError};
@@ -31,7 +31,7 @@ fn config(ring: &DriverRing) -> QueueConfig {
 
 fn rig_of(size: u16, features: Features, mem: FakeMemory) -> Rig {
     let ring = DriverRing::at(0x1000, size);
-    let queue = config(&ring).activate(&mem, features).unwrap();
+    let queue = config(&ring).activate(&mem, features, 1).unwrap();
     Rig {
         mem,
         ring,
@@ -178,7 +178,8 @@ fn row03_indirect_tables() {
         0,
         8,
         33,
-        16 * u32::from(MAX_SIZE) + 16,
+        16 * 1025,
+        16 * u32::from(MAX_SIZE),
         u32::MAX,
         16 * 65536,
     ] {
@@ -218,7 +219,7 @@ fn direct_descriptors_may_come_before_an_indirect_one() {
     );
 }
 
-/// Linux keeps chains without tables to the queue's size, and tables to the largest one's.
+/// Linux keeps chains without tables to the queue's size, but not tables.
 #[test]
 fn row03_a_table_may_make_a_chain_longer_than_the_queue() {
     let chain_of = |direct: u16, inner: u16| {
@@ -241,8 +242,118 @@ fn row03_a_table_may_make_a_chain_longer_than_the_queue() {
     };
     assert_eq!(chain_of(7, 1), Ok(8));
     assert_eq!(chain_of(0, 200), Ok(200));
-    assert_eq!(chain_of(0, MAX_SIZE), Ok(MAX_SIZE.into()));
-    assert_eq!(chain_of(1, MAX_SIZE), Err(FaultKind::ChainTooLong));
+    let longest = MAX_SEGMENTS as u16;
+    assert_eq!(chain_of(0, longest), Ok(MAX_SEGMENTS));
+    assert_eq!(chain_of(1, longest), Err(FaultKind::ChainTooLong));
+    assert_eq!(
+        chain_of(0, longest + 1),
+        Err(FaultKind::IndirectLength(16 * 1025))
+    );
+}
+
+#[test]
+fn the_largest_queue_is_full_and_wraps() {
+    let mem = FakeMemory::new(0x10_0000);
+    let mut rig = rig_of(MAX_SIZE, Features::empty(), mem);
+    for head in 0..MAX_SIZE {
+        rig.ring.describe(&rig.mem, head, 0x10, 4, WRITE, 0);
+    }
+    for round in 1..=3u16 {
+        for head in 0..MAX_SIZE {
+            rig.ring.offer(&rig.mem, head);
+        }
+        let mut heads: Vec<_> = (0..MAX_SIZE).map(|_| rig.pop().unwrap().unwrap()).collect();
+        assert_eq!(rig.pop(), Ok(None));
+        // Given back in another order than taken.
+        while let Some(head) = heads.pop() {
+            rig.queue.add_used(&rig.mem, head, 4).unwrap();
+        }
+        rig.queue.publish(&rig.mem).unwrap();
+        assert_eq!(rig.ring.used_idx(&rig.mem), MAX_SIZE.wrapping_mul(round));
+        assert_eq!(
+            rig.ring.used_element(&rig.mem, 0),
+            (u32::from(MAX_SIZE) - 1, 4)
+        );
+    }
+    // One more than the ring has, while all are in flight.
+    for head in 0..MAX_SIZE {
+        rig.ring.offer(&rig.mem, head);
+    }
+    let _heads: Vec<_> = (0..MAX_SIZE).map(|_| rig.pop().unwrap().unwrap()).collect();
+    assert_eq!(rig.offer_one(7), Err(FaultKind::HeadInFlight(7)));
+}
+
+#[test]
+fn row01_no_chain_is_longer_than_the_longest() {
+    for (len, fits) in [(MAX_SEGMENTS, true), (MAX_SEGMENTS + 1, false)] {
+        let mut rig = rig_of(2048, Features::empty(), FakeMemory::new(0x2_0000));
+        for index in 0..len as u16 {
+            let flags = if usize::from(index) + 1 < len {
+                NEXT
+            } else {
+                0
+            };
+            rig.ring
+                .describe(&rig.mem, index, DATA, 1, flags, index + 1);
+        }
+        let before = rig.mem.reads();
+        assert_eq!(rig.offer_one(0).is_ok(), fits);
+        assert!(
+            rig.mem.reads() - before <= MAX_SEGMENTS as u64 + 4,
+            "the work is bounded"
+        );
+    }
+}
+
+#[test]
+fn kicks_that_say_where_the_driver_is() {
+    let mut rig = rig(Features::empty());
+    assert!(rig.queue.is_taken(0));
+    rig.describe(0, 4, WRITE, 0);
+    rig.ring.offer(&rig.mem, 0);
+    assert!(!rig.queue.is_taken(1));
+    let head = rig.pop().unwrap().unwrap();
+    assert!(rig.queue.is_taken(1), "taken, if not finished");
+    rig.give_back(head);
+    assert!(rig.queue.is_taken(1) && !rig.queue.is_taken(0));
+}
+
+/// What the device has kept over a reset of the queue means nothing to the new one.
+#[test]
+fn row19_requests_of_an_earlier_epoch() {
+    let mut rig = rig(Features::empty());
+    rig.describe(0, 4, WRITE, 0);
+    let old = rig.offer_one(0).unwrap().unwrap();
+    rig.mem.put(rig.ring.avail, &[0; 8]);
+    rig.queue = config(&rig.ring)
+        .activate(&rig.mem, Features::empty(), 2)
+        .unwrap();
+    let new = rig.offer_one(0).unwrap().unwrap();
+    rig.mem.take_written();
+    assert_eq!(rig.queue.add_used(&rig.mem, old, 4), Ok(false));
+    rig.queue.publish(&rig.mem).unwrap();
+    assert!(rig.mem.take_written().is_empty());
+    assert_eq!(rig.queue.add_used(&rig.mem, new, 4), Ok(true));
+    rig.queue.publish(&rig.mem).unwrap();
+    assert_eq!(rig.ring.used_idx(&rig.mem), 1);
+}
+
+#[test]
+fn a_promise_of_order_is_kept() {
+    for (features, kept) in [(Features::IN_ORDER, true), (Features::empty(), false)] {
+        let mut rig = rig(features);
+        rig.describe(0, 4, WRITE, 0);
+        rig.describe(1, 4, WRITE, 0);
+        let first = rig.offer_one(0).unwrap().unwrap();
+        let second = rig.offer_one(1).unwrap().unwrap();
+        let early = rig.queue.add_used(&rig.mem, second, 4);
+        if kept {
+            assert_eq!(early, Err(FaultKind::NotInOrder(1)));
+        } else {
+            assert_eq!(early, Ok(true));
+        }
+        assert_eq!(rig.queue.add_used(&rig.mem, first, 4), Ok(true));
+    }
 }
 
 #[test]
@@ -329,13 +440,15 @@ fn row13_sizes() {
     for (size, shown) in [
         (0, 0),
         (3, 3),
-        (512, 512),
+        (0x6000, 0x6000),
+        (0x8001, 0x8001),
+        (0xffff, 0xffff),
         (0x1_0008, u16::MAX),
         (u32::MAX, u16::MAX),
     ] {
         let mut config = config(&ring);
         config.set_size(size);
-        let error = config.activate(&mem, Features::empty()).unwrap_err();
+        let error = config.activate(&mem, Features::empty(), 1).unwrap_err();
         assert_eq!(error, FaultKind::QueueSize(shown), "{size}");
     }
 }
@@ -347,7 +460,7 @@ fn row14_addresses() {
         let mut config = config(&DriverRing::at(0x1000, SIZE));
         config.set_half(area, false, at as u32);
         config.set_half(area, true, (at >> 32) as u32);
-        config.activate(&mem, Features::empty()).map(|_| ())
+        config.activate(&mem, Features::empty(), 1).map(|_| ())
     };
     for (area, align) in [(Area::Desc, 16), (Area::Driver, 2), (Area::Device, 4)] {
         assert_eq!(with(area, 0x3000), Ok(()));
@@ -372,9 +485,9 @@ fn row14_addresses() {
     // Only the high half, or nothing at all, was written: the rest is 0, where this guest has RAM.
     let mut half = QueueConfig::new(SIZE);
     half.set_size(SIZE.into());
-    assert!(half.activate(&mem, Features::empty()).is_ok());
+    assert!(half.activate(&mem, Features::empty(), 1).is_ok());
     half.set_half(Area::Driver, true, 1);
-    assert!(half.activate(&mem, Features::empty()).is_err());
+    assert!(half.activate(&mem, Features::empty(), 1).is_err());
 }
 
 #[test]

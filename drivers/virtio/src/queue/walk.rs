@@ -3,10 +3,9 @@
 //! Every descriptor is copied once, in one piece. The number of descriptors read is bounded by the queue's size, so
 //! that a loop ends like a chain that is too long.
 
-use super::MAX_SIZE;
 use super::packed::Packed;
 use super::split::Split;
-use crate::chain::{Chain, Segment};
+use crate::chain::{Chain, MAX_SEGMENTS, Segment};
 use crate::fault::FaultKind;
 use crate::mem::{Gpa, GuestMemory};
 
@@ -97,7 +96,7 @@ impl Split {
         let mut inside = false;
         let mut index = head;
         // One more than the longest chain, for the descriptor that refers to a table.
-        for _ in 0..=MAX_SIZE {
+        for _ in 0..=MAX_SEGMENTS {
             let descriptor = table.load(mem, index)?;
             if descriptor.flags.contains(Flags::INDIRECT) {
                 table = descriptor.table(self.indirect && !inside, Layout::Split)?;
@@ -105,8 +104,7 @@ impl Split {
                 index = 0;
                 continue;
             }
-            let longest = if inside { MAX_SIZE } else { self.size };
-            if chain.len() >= usize::from(longest) {
+            if !inside && chain.len() >= usize::from(self.size) {
                 break;
             }
             chain.push(
@@ -130,10 +128,10 @@ impl Descriptor {
         }
         let len = u64::from(self.len);
         // By 2.7.5.3.1 no chain is longer than its queue. Linux keeps to that only for chains without tables: a small
-        // queue may come with tables as long as the largest.
+        // queue may come with tables of any length.
         let entries = u16::try_from(len / SIZE)
             .ok()
-            .filter(|&n| n != 0 && n <= MAX_SIZE);
+            .filter(|&n| n != 0 && usize::from(n) <= MAX_SEGMENTS);
         match entries {
             Some(entries) if len.is_multiple_of(SIZE) => Ok(Table {
                 base: self.addr,

@@ -1,0 +1,140 @@
+//! What a running device does: kicks, passes over its queues, interrupts, and what breaks it.
+
+use super::{INTERRUPT_CONFIG, INTERRUPT_VRING, MmioTransport, QueueSlot, Status};
+use crate::chain::Chain;
+use crate::counters::bump;
+use crate::device::{Device, Progress};
+use crate::fault::{Fault, FaultKind};
+use crate::features::Features;
+use crate::mem::GuestMemory;
+use crate::pass::Pass;
+use crate::queue::Interrupt;
+
+impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
+    /// The driver writes `value` to QueueNotify: it kicks a queue. Returns whether there is such a queue; it is run by
+    /// [`MmioTransport::run`].
+    pub fn notify(&mut self, value: u32) -> bool {
+        let (number, place) = if self.features().contains(Features::NOTIFICATION_DATA) {
+            (value & 0xffff, u16::try_from(value >> 16).ok())
+        } else {
+            (value, None)
+        };
+        let running = self.is_running();
+        let slot = self.place(number).and_then(|n| self.queues.get_mut(n));
+        let Some(QueueSlot {
+            queue: Some(queue),
+            kicked,
+            ..
+        }) = slot.filter(|_| running)
+        else {
+            return false;
+        };
+        bump(&mut self.counters.kicks);
+        if place.is_some_and(|place| queue.is_taken(place)) {
+            bump(&mut self.counters.stale_kicks);
+        } else {
+            *kicked = true;
+        }
+        true
+    }
+
+    /// The device has something to do for a queue, without a kick.
+    pub fn wake(&mut self, queue: u16) {
+        if let Some(slot) = self
+            .place(queue.into())
+            .and_then(|n| self.queues.get_mut(n))
+        {
+            slot.kicked = slot.queue.is_some();
+        }
+    }
+
+    /// Whether [`MmioTransport::run`] has something to do.
+    pub fn has_work(&self) -> bool {
+        self.is_running() && self.queues.iter().any(|slot| slot.kicked)
+    }
+
+    /// Serves the kicked queues in turns, at most `budget` requests in all, fewer if they are
+    /// large. `scratch` is used for the chains.
+    pub fn run<M: GuestMemory + ?Sized>(&mut self, mem: &M, mut budget: u32, scratch: &mut Chain) {
+        let first = self.turn;
+        self.turn = first.wrapping_add(1);
+        for step in 0..self.count {
+            if !self.is_running() || budget == 0 {
+                return;
+            }
+            let Some(index) = first.wrapping_add(step).checked_rem(self.count) else {
+                return;
+            };
+            if let Err(kind) = self.run_queue(mem, index, &mut budget, scratch) {
+                // What was served before the fault is the driver's all the same.
+                if let Some(QueueSlot {
+                    queue: Some(queue), ..
+                }) = self.queues.get_mut(index)
+                {
+                    let _ = queue.publish(mem);
+                }
+                self.break_device(index, kind);
+            }
+        }
+    }
+
+    fn run_queue<M: GuestMemory + ?Sized>(
+        &mut self,
+        mem: &M,
+        index: usize,
+        budget: &mut u32,
+        scratch: &mut Chain,
+    ) -> Result<(), FaultKind> {
+        let Self {
+            queues,
+            device,
+            counters,
+            interrupt,
+            ..
+        } = self;
+        let number = u16::try_from(index).unwrap_or(u16::MAX);
+        let Some(QueueSlot {
+            queue: Some(queue),
+            kicked,
+            ..
+        }) = queues.get_mut(index)
+        else {
+            return Ok(());
+        };
+        if !*kicked {
+            return Ok(());
+        }
+        bump(&mut counters.passes);
+        queue.disable_notifications(mem)?;
+        loop {
+            let mut pass = Pass::new(mem, number, queue, budget, counters);
+            let progress = device.run(&mut pass, scratch)?;
+            queue.publish(mem)?;
+            // Out of budget: the queue stays kicked, and the driver need not kick it again.
+            *kicked = *budget == 0;
+            if *kicked || progress == Progress::Waiting || !queue.enable_notifications(mem)? {
+                break;
+            }
+        }
+        match queue.decide_interrupt(mem)? {
+            Interrupt::Nothing => {}
+            Interrupt::Unwanted => bump(&mut counters.suppressed),
+            Interrupt::Wanted => {
+                *interrupt |= INTERRUPT_VRING;
+                bump(&mut counters.interrupts);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn break_device(&mut self, queue: usize, kind: FaultKind) {
+        let queue = u16::try_from(queue).unwrap_or(u16::MAX);
+        self.fault = Some(Fault { queue, kind });
+        bump(&mut self.counters.faults);
+        self.status |= Status::NEEDS_RESET;
+        // Only a driver that has said DRIVER_OK expects a notification (2.1.2).
+        if self.status.contains(Status::DRIVER_OK) {
+            self.interrupt |= INTERRUPT_CONFIG;
+        }
+    }
+}

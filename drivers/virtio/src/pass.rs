@@ -1,0 +1,96 @@
+//! One pass over a queue: what a device may do with it.
+//!
+//! Invariants: no more is taken than the pass's budget pays for; the driver sees what was given back when the pass is
+//! over, and is interrupted for all of it at most once.
+
+use crate::chain::Chain;
+use crate::counters::{Counters, bump};
+use crate::device::Progress;
+use crate::fault::FaultKind;
+use crate::mem::GuestMemory;
+use crate::queue::{Head, Queue};
+
+/// A request costs one, and one more for every so many bytes that it may move, as a power of two.
+const BYTES_SHIFT: u32 = 16;
+
+/// A pass over a queue.
+pub struct Pass<'a, M: ?Sized> {
+    mem: &'a M,
+    number: u16,
+    queue: &'a mut Queue,
+    budget: &'a mut u32,
+    counters: &'a mut Counters,
+}
+
+impl<'a, M: GuestMemory + ?Sized> Pass<'a, M> {
+    pub(crate) fn new(
+        mem: &'a M,
+        number: u16,
+        queue: &'a mut Queue,
+        budget: &'a mut u32,
+        counters: &'a mut Counters,
+    ) -> Self {
+        Self {
+            mem,
+            number,
+            queue,
+            budget,
+            counters,
+        }
+    }
+
+    /// The queue's number.
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// The guest's memory.
+    pub fn mem(&self) -> &'a M {
+        self.mem
+    }
+
+    /// Takes the next request; its buffers go into `chain`. None if there is none, or if others have their turn first.
+    ///
+    /// # Errors
+    /// What the driver got wrong. The queue cannot go on.
+    pub fn take(&mut self, chain: &mut Chain) -> Result<Option<Head>, FaultKind> {
+        if *self.budget == 0 {
+            return Ok(None);
+        }
+        let head = self.queue.pop(self.mem, chain)?;
+        if head.is_some() {
+            bump(&mut self.counters.requests);
+            let cost = u32::try_from(chain.bytes() >> BYTES_SHIFT).unwrap_or(u32::MAX);
+            *self.budget = self.budget.saturating_sub(cost.saturating_add(1));
+        }
+        Ok(head)
+    }
+
+    /// Gives a request back: `written` bytes were written into its buffers. One from before a reset is forgotten.
+    ///
+    /// # Errors
+    /// [`FaultKind::Memory`] if the ring is not RAM any more; [`FaultKind::NotInOrder`].
+    pub fn give_back(&mut self, head: Head, written: u32) -> Result<(), FaultKind> {
+        if !self.queue.add_used(self.mem, head, written)? {
+            bump(&mut self.counters.stale_requests);
+        }
+        Ok(())
+    }
+
+    /// For devices that finish a request at once: takes all there is and gives each back. `serve` returns how many bytes
+    /// it wrote.
+    ///
+    /// # Errors
+    /// The first fault.
+    pub fn serve_each(
+        &mut self,
+        chain: &mut Chain,
+        mut serve: impl FnMut(&M, &Chain) -> Result<u32, FaultKind>,
+    ) -> Result<Progress, FaultKind> {
+        while let Some(head) = self.take(chain)? {
+            let written = serve(self.mem, chain)?;
+            self.give_back(head, written)?;
+        }
+        Ok(Progress::Drained)
+    }
+}
