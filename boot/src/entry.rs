@@ -12,7 +12,7 @@ use core::cell::UnsafeCell;
 pub const GUARD_BYTES: usize = 4096;
 
 /// Bytes of the stack that the boot path and then the main loop run on.
-pub const BOOT_STACK_BYTES: usize = 64 * 1024;
+pub const BOOT_STACK_BYTES: usize = 128 * 1024;
 
 /// A stack with a page below it that the final page tables leave out, so that an
 /// overflow faults instead of overwriting the neighbour.

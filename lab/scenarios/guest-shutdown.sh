@@ -3,9 +3,9 @@
 # timeout: 120
 
 step "a guest with two disks"
-start_guest two idle 'vdom_devices = [ "type=blk,backend=module,serial=FIRST", "slot=7,type=blk,backend=ram:4M,serial=SECOND,readonly=1,block-size=4096,packed=0" ]'
-console_says two 'disk vda: 32768 sectors, serial "FIRST", blocks of 512, read-only 0, packed 1' || fail "vda is not as described"
-console_says two 'disk vdb: 8192 sectors, serial "SECOND", blocks of 4096, read-only 1, packed 0' || fail "vdb is not as described"
+start_guest two idle 'vdom_devices = [ "type=blk,backend=module,serial=FIRST", "slot=7,type=blk,backend=ram:4M,serial=SECOND,readonly=1,block-size=4096,packed=0,queue-size=1024" ]'
+console_says two 'disk vda: 32768 sectors, serial "FIRST", blocks of 512, read-only 0, packed 1, queues of 256' || fail "vda is not as described"
+console_says two 'disk vdb: 8192 sectors, serial "SECOND", blocks of 4096, read-only 1, packed 0, queues of 1024' || fail "vdb is not as described"
 xl list
 expect_ok vdom list
 assert_eq "$(xl list two-vd | awk 'NR == 2 { print $3 }')" 36 "MiB of the driver domain: 16 and its disks"

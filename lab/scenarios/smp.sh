@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# A guest with two vCPUs, both of which use the disk at once. Such guests crash now and then in this test bed (nested
+# A guest with two vCPUs, which use the disk at once, each with a queue of its own. Such guests crash now and then in this test bed (nested
 # SVM without KVM: triple faults, also without any driver domain), so that a crash of the guest alone is tried again.
 # timeout: 420
 
@@ -14,7 +14,7 @@ step "a guest with two vCPUs"
 for attempt in 1 2 3; do
     truncate -s 16M /root/disk.img
     rm -f "$(console smp)" "$(console smp-vd)"
-    expect_ok vdom create "$(guest_config smp smp 'vcpus = 2')"
+    expect_ok vdom create "$(guest_config smp smp 'vcpus = 2' 'vdom_devices = [ "type=blk,backend=module,serial=VDOM0,queues=2" ]')"
     id=$(xl domid smp)
     wait_for 130 "the guest's result" ended
     if ! console_says smp '^guest: RESULT' && crashed "$id"; then

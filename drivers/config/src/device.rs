@@ -7,6 +7,7 @@ use core::fmt;
 
 use crate::error::{ConfigError, Excerpt};
 use crate::keys::device as key;
+use crate::number::canonical;
 use crate::size::ByteSize;
 use crate::slot::SlotIndex;
 
@@ -117,6 +118,63 @@ impl Serial {
     }
 }
 
+/// Most queues of a device.
+pub const MAX_QUEUES: u16 = 4;
+
+/// How many queues a device has: 1 to [`MAX_QUEUES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queues(u16);
+
+impl Queues {
+    /// Checks and takes a number.
+    pub const fn new(number: u16) -> Option<Self> {
+        if number == 0 || number > MAX_QUEUES {
+            None
+        } else {
+            Some(Self(number))
+        }
+    }
+
+    fn parse(text: &[u8]) -> Result<Self, ConfigError> {
+        canonical(text)
+            .and_then(Self::new)
+            .ok_or_else(|| ConfigError::BadQueues(Excerpt::new(text)))
+    }
+}
+
+impl Default for Queues {
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+/// Most entries of a queue: a power of two, 2 to 32768. Drivers may use fewer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueSize(u16);
+
+impl QueueSize {
+    /// Checks and takes a number.
+    pub const fn new(number: u16) -> Option<Self> {
+        if number < 2 || !number.is_power_of_two() {
+            None
+        } else {
+            Some(Self(number))
+        }
+    }
+
+    fn parse(text: &[u8]) -> Result<Self, ConfigError> {
+        canonical(text)
+            .and_then(Self::new)
+            .ok_or_else(|| ConfigError::BadQueueSize(Excerpt::new(text)))
+    }
+}
+
+impl Default for QueueSize {
+    fn default() -> Self {
+        Self(256)
+    }
+}
+
 /// A device, apart from the slot it is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceDescription {
@@ -126,6 +184,8 @@ pub struct DeviceDescription {
     readonly: bool,
     block_size: BlockSize,
     packed: bool,
+    queues: Queues,
+    queue_size: QueueSize,
 }
 
 impl DeviceDescription {
@@ -169,7 +229,9 @@ impl DeviceDescription {
         }
         write(key::READONLY, format_args!("{}", u8::from(self.readonly)))?;
         write(key::BLOCK_SIZE, format_args!("{}", self.block_size.bytes()))?;
-        write(key::PACKED, format_args!("{}", u8::from(self.packed)))
+        write(key::PACKED, format_args!("{}", u8::from(self.packed)))?;
+        write(key::QUEUES, format_args!("{}", self.queues.0))?;
+        write(key::QUEUE_SIZE, format_args!("{}", self.queue_size.0))
     }
 
     /// The kind of device.
@@ -195,6 +257,16 @@ impl DeviceDescription {
     /// Whether packed rings are offered to the driver, which may still choose split ones.
     pub const fn packed(&self) -> bool {
         self.packed
+    }
+
+    /// How many queues it has.
+    pub const fn queues(&self) -> u16 {
+        self.queues.0
+    }
+
+    /// Most entries of each queue.
+    pub const fn queue_size(&self) -> u16 {
+        self.queue_size.0
     }
 
     /// The logical block size.
@@ -233,6 +305,8 @@ struct Fields {
     readonly: Option<bool>,
     block_size: Option<BlockSize>,
     packed: Option<bool>,
+    queues: Option<Queues>,
+    queue_size: Option<QueueSize>,
 }
 
 impl Fields {
@@ -256,6 +330,12 @@ impl Fields {
                 key::PACKED,
                 parse_flag(key::PACKED, value)?,
             ),
+            b"queues" => set(&mut self.queues, key::QUEUES, Queues::parse(value)?),
+            b"queue-size" => set(
+                &mut self.queue_size,
+                key::QUEUE_SIZE,
+                QueueSize::parse(value)?,
+            ),
             _ => Err(ConfigError::UnknownKey(Excerpt::new(name))),
         }
     }
@@ -268,6 +348,8 @@ impl Fields {
             readonly: self.readonly.unwrap_or_default(),
             block_size: self.block_size.unwrap_or_default(),
             packed: self.packed.unwrap_or(true),
+            queues: self.queues.unwrap_or_default(),
+            queue_size: self.queue_size.unwrap_or_default(),
         };
         if let Backend::Ram(size) = device.backend {
             device.check_capacity(size.bytes())?;

@@ -89,6 +89,10 @@ pub enum ConfigError {
     BadFlag(&'static str, Excerpt),
     /// A block size that is not 512 or 4096.
     BadBlockSize(Excerpt),
+    /// A number of queues that no device can have.
+    BadQueues(Excerpt),
+    /// A queue size that no device can have.
+    BadQueueSize(Excerpt),
     /// An agreement version that this program does not speak.
     BadVersion(Excerpt),
     /// A domain id that no guest can have.
@@ -118,7 +122,7 @@ impl fmt::Display for ConfigError {
             ),
             Self::UnknownKey(text) => write!(
                 f,
-                "unknown key {text}: devices have slot, type, backend, serial, readonly, block-size, packed"
+                "unknown key {text}: devices have slot, type, backend, serial, readonly, block-size, packed, queues, queue-size"
             ),
             Self::DuplicateKey(key) => write!(f, "{key}= is given twice: remove one"),
             Self::MissingKey(key) => write!(f, "{key}= is missing: every device needs one"),
@@ -149,6 +153,11 @@ impl fmt::Display for ConfigError {
             Self::BadBlockSize(text) => {
                 write!(f, "block size {text} is not supported: use 512 or 4096")
             }
+            Self::BadQueues(text) => write!(f, "a device cannot have {text} queues: use 1 to 4"),
+            Self::BadQueueSize(text) => write!(
+                f,
+                "a queue cannot have {text} entries: use a power of two from 2 to 32768"
+            ),
             Self::BadVersion(text) => write!(
                 f,
                 "version {text} of the device description is not known: use vdom and driver domain image of one release"

@@ -31,7 +31,9 @@ pub mod slot;
 pub mod state;
 pub mod target;
 
-pub use device::{Backend, BlockSize, DeviceDescription, DeviceType, Serial};
+pub use device::{
+    Backend, BlockSize, DeviceDescription, DeviceType, MAX_QUEUES, QueueSize, Queues, Serial,
+};
 pub use devices::Devices;
 pub use error::{ConfigError, Excerpt};
 pub use size::ByteSize;

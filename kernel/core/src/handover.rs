@@ -75,36 +75,60 @@ impl<W: Word> Marks<W> {
     }
 }
 
-/// Queues that were kicked, a bit a queue, by device. Queue 63 stands for itself and all above.
-#[derive(Debug)]
-pub struct Kicks<W, const DEVICES: usize>([W; DEVICES]);
+/// A queue was kicked, and the lower half of its word is the value of the kick.
+const KICKED: u64 = 1 << 32;
+/// It was kicked more than once, and the value may be any of them.
+const AGAIN: u64 = 1 << 33;
 
-impl<W: Word, const DEVICES: usize> Kicks<W, DEVICES> {
-    /// Kicks in `words`, which are zero.
-    pub const fn new(words: [W; DEVICES]) -> Self {
-        Self(words)
+/// Queues that were kicked, by device, with the values that the guest wrote.
+///
+/// Of two kicks the later one may have the older value, as vCPUs make them independently: so with several kicks between
+/// two looks there is no value.
+#[derive(Debug)]
+pub struct Kicks<W, const DEVICES: usize, const QUEUES: usize> {
+    /// A bit a queue.
+    devices: [W; DEVICES],
+    queues: [[W; QUEUES]; DEVICES],
+}
+
+impl<W: Word, const DEVICES: usize, const QUEUES: usize> Kicks<W, DEVICES, QUEUES> {
+    /// Kicks in words that are zero.
+    pub const fn new(devices: [W; DEVICES], queues: [[W; QUEUES]; DEVICES]) -> Self {
+        const { assert!(QUEUES <= 64) };
+        Self { devices, queues }
     }
 
-    /// Marks a queue of a device; then `tell` has to mark for the main loop that there is something. A device that
-    /// does not exist is nothing to tell of.
-    pub fn ring(&self, device: usize, queue: u64, tell: impl FnOnce()) {
-        if let Some(word) = self.0.get(device) {
-            word.fetch_or(1 << queue.min(63), Ordering::Release);
+    /// Marks a queue of a device; then `tell` has to mark for the main loop that there is something. A queue that does
+    /// not exist is nothing to tell of.
+    pub fn ring(&self, device: usize, queue: usize, value: u32, tell: impl FnOnce()) {
+        let word = self.queues.get(device).and_then(|all| all.get(queue));
+        if let (Some(device), Some(word)) = (self.devices.get(device), word) {
+            if word.swap(KICKED | u64::from(value), Ordering::AcqRel) != 0 {
+                word.fetch_or(AGAIN, Ordering::Release);
+            }
+            device.fetch_or(1 << queue, Ordering::Release);
             tell();
         }
     }
 
-    /// Takes the queues of a device that were kicked.
-    pub fn take(&self, device: usize) -> u64 {
-        self.0.get(device).map_or(0, |word| {
-            // A load is cheaper than a locked exchange, and nearly always enough. It need not order anything: a kick
-            // that it misses has its mark still to come, and the mark's taker does not miss it.
-            if word.load(Ordering::Relaxed) == 0 {
-                0
-            } else {
-                word.swap(0, Ordering::Acquire)
+    /// Calls `kicked` for each queue of a device that was kicked, with the value if that is certain.
+    pub fn take(&self, device: usize, mut kicked: impl FnMut(usize, Option<u32>)) {
+        let (Some(word), Some(queues)) = (self.devices.get(device), self.queues.get(device)) else {
+            return;
+        };
+        // A load is cheaper than a locked exchange, and nearly always enough. It need not order anything: a kick that
+        // it misses has its mark still to come, and the mark's taker does not miss it.
+        if word.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let bits = word.swap(0, Ordering::Acquire);
+        for (number, queue) in queues.iter().enumerate() {
+            if bits >> number & 1 != 0 {
+                let taken = queue.swap(0, Ordering::AcqRel);
+                let certain = taken & (KICKED | AGAIN) == KICKED;
+                kicked(number, certain.then_some((taken & 0xffff_ffff) as u32));
             }
-        })
+        }
     }
 }
 
@@ -137,22 +161,49 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn kicks_come_once_and_by_device() {
-        let kicks = Kicks::new([const { AtomicU64::new(0) }; 2]);
-        let marks = Marks::new(AtomicU64::new(0));
-        for (device, queue) in [(0, 3), (1, 0), (1, 62), (1, 63), (1, 70), (2, 0)] {
-            kicks.ring(device, queue, || marks.mark(1));
-        }
-        assert_eq!(kicks.take(0), 1 << 3);
-        assert_eq!(kicks.take(1), 1 | 1 << 62 | 1 << 63);
-        assert_eq!((kicks.take(0), kicks.take(1), kicks.take(2)), (0, 0, 0));
+    fn kicks<const DEVICES: usize>() -> Kicks<AtomicU64, DEVICES, 3> {
+        Kicks::new(
+            [const { AtomicU64::new(0) }; DEVICES],
+            [const { [const { AtomicU64::new(0) }; 3] }; DEVICES],
+        )
     }
 
     #[test]
-    fn a_device_that_does_not_exist_marks_nothing() {
-        let kicks = Kicks::new([AtomicU64::new(0)]);
-        kicks.ring(1, 0, || panic!("told"));
+    fn kicks_come_once_and_by_device() {
+        let kicks = kicks::<2>();
+        let marks = Marks::new(AtomicU64::new(0));
+        for (device, queue, value) in [(0, 2, 7), (1, 0, u32::MAX), (1, 2, 0), (1, 3, 1), (2, 0, 1)]
+        {
+            kicks.ring(device, queue, value, || marks.mark(1));
+        }
+        let take = |device| {
+            let mut all = Vec::new();
+            kicks.take(device, |queue, value| all.push((queue, value)));
+            all
+        };
+        assert_eq!(take(0), [(2, Some(7))]);
+        assert_eq!(take(1), [(0, Some(u32::MAX)), (2, Some(0))]);
+        assert!(take(0).is_empty() && take(1).is_empty() && take(2).is_empty());
+    }
+
+    #[test]
+    fn several_kicks_have_no_value() {
+        let kicks = kicks::<1>();
+        for times in 1..4 {
+            for value in 0..times {
+                kicks.ring(0, 1, value, || ());
+            }
+            let mut all = Vec::new();
+            kicks.take(0, |queue, value| all.push((queue, value)));
+            assert_eq!(all, [(1, (times == 1).then_some(0))], "{times}");
+        }
+    }
+
+    #[test]
+    fn a_queue_that_does_not_exist_marks_nothing() {
+        for (device, queue) in [(1, 0), (0, 3)] {
+            kicks::<1>().ring(device, queue, 0, || panic!("told"));
+        }
     }
 
     #[test]

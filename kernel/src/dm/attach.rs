@@ -18,7 +18,7 @@ use xen_hypercall::event_channel::{self, Status};
 use xen_hypercall::memory::{self, Resource};
 use xen_hypercall::{DomId, Errno, EvtchnPort, Gfn};
 
-use super::devices::{self, DeviceTable, QUEUES};
+use super::devices::{self, DeviceTable};
 use super::release;
 use super::slots::{self, IoreqPage, VCPUS};
 use crate::mem::foreign::{GuestRam, Refusal};
@@ -117,7 +117,7 @@ impl Guest {
                 .add(Space::Memory, RANGE_BASE, RANGE_LAST - RANGE_BASE + 1)
                 .map_err(|error| format!("register windows: {error:?}"))?;
             for device in self.devices.iter() {
-                for queue in 0..QUEUES as u16 {
+                for queue in 0..device.transport().queues() as u16 {
                     let doorbell = Doorbell {
                         domain,
                         vcpus: self.vcpus,

@@ -26,10 +26,8 @@ use crate::mem::foreign::GuestRam;
 use crate::mem::frames::{self, FRAME};
 use crate::xen::{XEN, time};
 
-/// Queues of a disk.
-pub const QUEUES: usize = 1;
-/// Most entries of a queue.
-const QUEUE_SIZE: u16 = 256;
+/// Most queues of a device.
+const QUEUES: usize = vd_config::MAX_QUEUES as usize;
 /// Requests that one device may have served before it is the next one's turn.
 const BUDGET: u32 = 64;
 
@@ -107,7 +105,7 @@ pub fn build(
         } else {
             Features::RING_PACKED
         };
-        let transport = MmioTransport::new(disk, QUEUE_SIZE).without(withheld);
+        let transport = MmioTransport::new(disk, device.queue_size()).without(withheld);
         let place = table.slots.get_mut(slot.index());
         if let Some(place) = place {
             *place = Some(Box::new(Device {
@@ -160,12 +158,10 @@ fn disk(device: &DeviceDescription, module: Option<&Range<u64>>) -> Result<Disk,
         .map_err(|error| error.to_string())?;
     let geometry = Geometry::of_blocks(device.block_size().bytes());
     let serial = device.serial().unwrap_or("").as_bytes();
-    Ok(BlockDevice::new(
-        RamDisk::new(storage),
-        geometry,
-        serial,
-        device.readonly(),
-    ))
+    Ok(
+        BlockDevice::new(RamDisk::new(storage), geometry, serial, device.readonly())
+            .with_queues(device.queues()),
+    )
 }
 
 impl DeviceTable {
@@ -200,13 +196,17 @@ impl DeviceTable {
     pub fn run(&mut self, ram: &GuestRam) -> bool {
         let mut more = false;
         for index in 0..SLOTS {
-            let kicks = slots::take_kicks(index);
             let Some(Some(device)) = self.slots.get_mut(index) else {
                 continue;
             };
-            for queue in (0..64).filter(|queue| kicks >> queue & 1 != 0) {
-                device.transport.notify(queue);
-            }
+            slots::take_kicks(index, |queue, value| match value {
+                Some(value) => {
+                    device.transport.notify(value);
+                }
+                None => {
+                    device.transport.kick(queue as u32, None);
+                }
+            });
             if device.transport.has_work() {
                 device.transport.run(ram, BUDGET, &mut self.scratch);
                 more |= device.transport.has_work();
@@ -256,8 +256,11 @@ impl DeviceTable {
                 1,
             );
         }
+        let slot = device.slot;
+        if let Some(refusal) = device.transport.take_refusal() {
+            warn(&mut self.limiter, &format_args!("device {slot}: {refusal}"));
+        }
         if let Some(fault) = device.transport.take_fault() {
-            let slot = device.slot;
             let text = format_args!("device {slot}: driver fault, broken until reset: {fault}");
             warn(&mut self.limiter, &text);
         }
@@ -295,6 +298,7 @@ impl Device {
         let disk = self.transport.device().counters();
         [
             ("kicks", queue.kicks),
+            ("stale-kicks", queue.stale_kicks),
             ("passes", queue.passes),
             ("requests", queue.requests),
             ("interrupts", queue.interrupts),
@@ -302,6 +306,7 @@ impl Device {
             ("bad-accesses", queue.bad_accesses),
             ("faults", queue.faults),
             ("resets", queue.resets),
+            ("refusals", queue.refusals),
             ("reads", disk.reads),
             ("bytes-read", disk.bytes_read),
             ("writes", disk.writes),

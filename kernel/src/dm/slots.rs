@@ -8,7 +8,7 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use vd_config::SLOTS as DEVICES;
+use vd_config::{MAX_QUEUES, SLOTS as DEVICES};
 use vd_ioreq::engine::{CompleteError, Engine, Outcome, Ticket};
 use vd_ioreq::page::SlotPage;
 use vd_ioreq::slot::{CONTROL_OFFSET, Control, DATA_OFFSET, SLOT_SIZE, SLOTS_PER_PAGE};
@@ -26,6 +26,9 @@ pub const VCPUS: usize = SLOTS_PER_PAGE;
 /// Cells of the doorbell registry; half can be used.
 const CELLS: usize = 256;
 
+/// Most queues of a device.
+const QUEUES: usize = MAX_QUEUES as usize;
+
 /// The engine of the one ioreq server.
 pub type SlotEngine = Engine<VCPUS, CELLS>;
 
@@ -42,7 +45,10 @@ static DOORBELLS: AtomicU32 = AtomicU32::new(0);
 /// Local port of each slot; 0 = not bound. Words, so that the panic path needs no lock.
 static PORTS: [AtomicU32; VCPUS] = [const { AtomicU32::new(0) }; VCPUS];
 /// Queues that were kicked, by device.
-static KICKS: Kicks<AtomicU64, DEVICES> = Kicks::new([const { AtomicU64::new(0) }; DEVICES]);
+static KICKS: Kicks<AtomicU64, DEVICES, QUEUES> = Kicks::new(
+    [const { AtomicU64::new(0) }; DEVICES],
+    [const { [const { AtomicU64::new(0) }; QUEUES] }; DEVICES],
+);
 
 /// The mapped ioreq page.
 #[derive(Clone, Copy, Debug)]
@@ -206,18 +212,19 @@ fn act(slot: SlotIndex, outcome: Outcome) {
 }
 
 fn ring(kick: &Kick) {
-    // The value that the guest wrote says which queue (virtio 1.3, 4.2.2 QueueNotify).
-    kick_queue(usize::from(kick.recipient.device), kick.value & 0xffff);
+    let recipient = kick.recipient;
+    // Doorbells are of 32 bits, and have a queue each.
+    KICKS.ring(
+        recipient.device.into(),
+        recipient.queue.into(),
+        kick.value as u32,
+        || events::mark(Happened::GUEST),
+    );
 }
 
-/// Marks a queue of a device for the main loop.
-pub fn kick_queue(device: usize, queue: u64) {
-    KICKS.ring(device, queue, || events::mark(Happened::GUEST));
-}
-
-/// Takes the queues of a device that were kicked.
-pub fn take_kicks(device: usize) -> u64 {
-    KICKS.take(device)
+/// Calls `kicked` for each queue of a device that was kicked, with what the guest wrote if that is certain.
+pub fn take_kicks(device: usize, kicked: impl FnMut(usize, Option<u32>)) {
+    KICKS.take(device, kicked);
 }
 
 /// The next request for the main loop.

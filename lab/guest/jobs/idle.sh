@@ -6,7 +6,8 @@ dd if="/dev/$DISK" of=/dev/null bs=64k count=16 iflag=direct 2>/dev/null
 for block in /sys/block/vd*; do
     say "disk ${block##*/}: $(cat "$block/size") sectors, serial \"$(cat "$block/serial")\"," \
         "blocks of $(cat "$block/queue/logical_block_size"), read-only $(cat "$block/ro")," \
-        "packed $(cut -c 35 "$block/device/features")"
+        "packed $(cut -c 35 "$block/device/features")," \
+        "queues of $(cat "$block/mq/0/nr_tags")"
 done
 say ready
 while :; do

@@ -14,7 +14,9 @@ on_cpu() {
 
 step_find() {
     wait_for_disk
-    echo "$CPUS CPUs" >&3
+    queues=$(find "/sys/block/$DISK/mq" -mindepth 1 -maxdepth 1 -type d | wc -l)
+    echo "$CPUS CPUs, $queues queues" >&3
+    [ "$queues" = "$CPUS" ]
 }
 
 step_all_at_once() {

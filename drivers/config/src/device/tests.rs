@@ -28,13 +28,15 @@ fn read_back(pairs: &[(String, String)]) -> Result<DeviceDescription, ConfigErro
 #[test]
 fn all_keys_are_understood() {
     let (slot, device) =
-        parse("slot=15, type=blk,backend=ram:64M,serial=VDOM0,readonly=1,block-size=4096").unwrap();
+        parse("slot=15, type=blk,backend=ram:64M,serial=VDOM0,readonly=1,block-size=4096,queues=4,queue-size=1024")
+            .unwrap();
     assert_eq!(slot, SlotIndex::new(15));
     assert_eq!(device.kind(), DeviceType::Blk);
     assert_eq!(device.backend(), Backend::Ram(ByteSize(64 << 20)));
     assert_eq!(device.serial(), Some("VDOM0"));
     assert!(device.readonly());
     assert_eq!(device.block_size(), BlockSize::B4096);
+    assert_eq!((device.queues(), device.queue_size()), (4, 1024));
 }
 
 #[test]
@@ -44,6 +46,32 @@ fn optional_keys_have_defaults() {
     assert_eq!(device.backend(), Backend::Module);
     assert_eq!((device.serial(), device.readonly()), (None, false));
     assert_eq!(device.block_size(), BlockSize::B512);
+    assert_eq!((device.queues(), device.queue_size()), (1, 256));
+}
+
+#[test]
+fn queues_have_bounds() {
+    let with = |key: &str, value: &str| parse(&format!("type=blk,backend=module,{key}={value}"));
+    for (value, good) in [
+        ("0", false),
+        ("1", true),
+        ("4", true),
+        ("5", false),
+        ("65537", false),
+        ("01", false),
+    ] {
+        assert_eq!(with("queues", value).is_ok(), good, "{value}");
+    }
+    for (value, good) in [
+        ("0", false),
+        ("1", false),
+        ("2", true),
+        ("3", false),
+        ("32768", true),
+        ("65536", false),
+    ] {
+        assert_eq!(with("queue-size", value).is_ok(), good, "{value}");
+    }
 }
 
 #[test]
@@ -160,9 +188,11 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
         serial,
         any::<bool>(),
         any::<bool>(),
+        1..=MAX_QUEUES,
+        1..=15_u32,
     )
         .prop_map(
-            |(block_size, blocks, serial, readonly, packed)| DeviceDescription {
+            |(block_size, blocks, serial, readonly, packed, queues, shift)| DeviceDescription {
                 kind: DeviceType::Blk,
                 backend: blocks.map_or(Backend::Module, |blocks| {
                     Backend::Ram(ByteSize(blocks * u64::from(block_size.bytes())))
@@ -170,6 +200,8 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
                 serial: serial.map(|text| Serial::new(text.as_bytes()).unwrap()),
                 readonly,
                 packed,
+                queues: Queues::new(queues).unwrap(),
+                queue_size: QueueSize::new(1 << shift).unwrap(),
                 block_size,
             },
         )
@@ -220,7 +252,7 @@ proptest! {
     /// Strings that are nearly right reach deeper than random bytes do.
     #[test]
     fn nearly_right_strings_give_a_device_or_an_error_with_a_remedy(
-        text in "((slot|type|backend|serial|readonly|block-size|packed)=(blk|module|ram:[0-9]{0,22}[KMG]?|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
+        text in "((slot|type|backend|serial|readonly|block-size|packed|queues|queue-size)=(blk|module|ram:[0-9]{0,22}[KMG]?|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
     ) {
         match DeviceDescription::parse(text.as_bytes()) {
             Ok((_, device)) => {

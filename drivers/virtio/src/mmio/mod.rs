@@ -39,6 +39,15 @@ struct QueueSlot {
     renewable: bool,
 }
 
+impl QueueSlot {
+    const NONE: Self = Self {
+        config: QueueConfig::new(0),
+        queue: None,
+        kicked: false,
+        renewable: false,
+    };
+}
+
 /// A device with its registers and at most `QUEUES` queues.
 #[derive(Clone, Debug)]
 pub struct MmioTransport<D, const QUEUES: usize> {
@@ -73,6 +82,10 @@ pub struct MmioTransport<D, const QUEUES: usize> {
 impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
     /// A device after reset, with queues of at most `max_size` entries each.
     pub fn new(device: D, max_size: u16) -> Self {
+        let mut queues = [const { QueueSlot::NONE }; QUEUES];
+        for slot in &mut queues {
+            slot.config = QueueConfig::new(max_size);
+        }
         Self {
             withheld: Features::empty(),
             added: Features::empty(),
@@ -80,18 +93,7 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
             count: QUEUES.min(device.queues().into()),
             epoch: 0,
             device,
-            queues: [const {
-                QueueSlot {
-                    config: QueueConfig::new(0),
-                    queue: None,
-                    kicked: false,
-                    renewable: false,
-                }
-            }; QUEUES]
-                .map(|slot| QueueSlot {
-                    config: QueueConfig::new(max_size),
-                    ..slot
-                }),
+            queues,
             status: Status::empty(),
             device_features_sel: 0,
             driver_features_sel: 0,

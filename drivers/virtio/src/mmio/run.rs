@@ -14,11 +14,15 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
     /// The driver writes `value` to QueueNotify: it kicks a queue. Returns whether there is such a queue; it is run by
     /// [`MmioTransport::run`].
     pub fn notify(&mut self, value: u32) -> bool {
-        let (number, place) = if self.features().contains(Features::NOTIFICATION_DATA) {
-            (value & 0xffff, u16::try_from(value >> 16).ok())
+        if self.features().contains(Features::NOTIFICATION_DATA) {
+            self.kick(value & 0xffff, u16::try_from(value >> 16).ok())
         } else {
-            (value, None)
-        };
+            self.kick(value, None)
+        }
+    }
+
+    /// The driver kicks a queue, and may have said how far it is. Returns whether there is such a queue.
+    pub fn kick(&mut self, number: u32, place: Option<u16>) -> bool {
         let running = self.is_running();
         let slot = self.place(number).and_then(|n| self.queues.get_mut(n));
         let Some(QueueSlot {

@@ -47,6 +47,7 @@ pub struct Queue {
 }
 
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "nothing is allocated here")]
 enum Ring {
     Split(Split),
     Packed(Packed),

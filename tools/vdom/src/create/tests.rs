@@ -92,6 +92,8 @@ fn both_domains_run_and_the_description_is_complete() {
         ("virtio-domain/device/0/serial", "VDOM0"),
         ("virtio-domain/device/0/readonly", "0"),
         ("virtio-domain/device/0/packed", "1"),
+        ("virtio-domain/device/0/queues", "1"),
+        ("virtio-domain/device/0/queue-size", "256"),
         ("virtio-domain/device/0/block-size", "512"),
         ("virtio-domain/device/5/backend", "ram:8M"),
     ] {
