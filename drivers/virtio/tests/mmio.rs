@@ -628,3 +628,60 @@ fn a_placeholder_is_skipped() {
         [0; 4]
     );
 }
+
+/// Two queues in the same memory: what each publishes confuses the driver, or the other queue, and nobody else.
+#[test]
+fn row08_two_queues_on_one_ring() {
+    let mut rig = rig();
+    rig.rings[1] = rig.rings[0];
+    rig.set_up();
+    rig.mem.take_written();
+    for round in 0..4 {
+        rig.offer(0, round % 2);
+        rig.write(0x50, 0);
+        rig.write(0x50, 1);
+        rig.run();
+    }
+    let ring = rig.rings[0];
+    for written in rig.mem.take_written() {
+        let inside = |from, to| from <= written.start && written.end <= to;
+        assert!(
+            inside(ring.used, ring.end()) || inside(0x3000, 0x3200),
+            "{written:x?}"
+        );
+    }
+    rig.rings[1] = DriverRing::at(0x2000, 4);
+    rig.mem.put(0x1000, &[0; 0x2000]);
+    rig.set_up();
+    rig.offer(1, 0);
+    rig.write(0x50, 1);
+    rig.run();
+    assert!(rig.is_served(1, 1), "a reset heals it");
+}
+
+/// A used ring over the descriptors: the device overwrites what it is about to read.
+#[test]
+fn row08_rings_over_each_other() {
+    for shift in 0..0x60 {
+        let mut rig = rig();
+        rig.rings[0].used = rig.rings[0].desc + shift * 4;
+        rig.set_up();
+        for _ in 0..6 {
+            rig.offer(0, 0);
+            rig.write(0x50, 0);
+            rig.run();
+        }
+        let before = rig.transport.counters().requests;
+        assert!(
+            before <= 24,
+            "no more than the driver could have offered: {before}"
+        );
+        rig.rings[0].used = 0x1800;
+        rig.mem.put(0x1000, &[0; 0x1000]);
+        rig.set_up();
+        rig.offer(0, 0);
+        rig.write(0x50, 0);
+        rig.run();
+        assert!(rig.is_served(0, 1), "a reset heals it");
+    }
+}
