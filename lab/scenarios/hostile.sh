@@ -7,7 +7,7 @@ step "a guest with two disks"
 rm -f "$(console bad)" "$(console bad-vd)"
 truncate -s 16M /root/disk.img
 expect_ok vdom create "$(guest_config bad hostile \
-    'vdom_devices = [ "slot=0,type=blk,backend=module", "slot=1,type=blk,backend=ram:8M" ]')"
+    'vdom_devices = [ "slot=0,type=blk,backend=module", "slot=1,type=blk,backend=ram:8M,queues=2" ]')"
 follow_console bad
 wait_for 180 "the guest's result" console_says bad '^guest: RESULT'
 sleep 1.5

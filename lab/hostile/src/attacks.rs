@@ -3,7 +3,8 @@
 use std::arch::asm;
 
 use crate::device::{
-    AVAIL, DESC, Device, HEADER, INDIRECT, NEXT, NOTIFY, SIZE, STATUS, STATUS_BYTE, WRITE, describe,
+    AVAIL, DESC, Device, FEATURES, HEADER, INDIRECT, NEXT, NOTIFICATION_DATA, NOTIFY, SIZE, STATUS,
+    STATUS_BYTE, WRITE, describe,
 };
 
 /// What the device has to be afterwards.
@@ -107,6 +108,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
         read_into(d, d.ring.gpa + DESC as u64, 512);
         Either
     }),
+    attack(8, "two queues on one ring", two_queues),
     attack(9, "avail.idx jumps", |d| jump(d, SIZE + 1)),
     attack(9, "avail.idx goes back", |d| jump(d, u16::MAX)),
     attack(10, "the same head twice", |d| {
@@ -125,6 +127,23 @@ pub(crate) const ATTACKS: &[Attack] = &[
         }
         if d.wait_used(4) { Fine } else { Broken }
     }),
+    attack(12, "kicks that lie about how far the driver is", |d| {
+        d.negotiate_for(FEATURES | NOTIFICATION_DATA);
+        d.set_queue();
+        d.set(0x44, 1);
+        d.set(STATUS, 15);
+        d.describe_read(0);
+        for round in 0..8u16 {
+            d.offer(0);
+            for place in [0xffff, 0x8000, round, round + 2, round + 1] {
+                d.set(NOTIFY, u32::from(place) << 16);
+            }
+            if !d.wait_used(round + 1) {
+                return Broken;
+            }
+        }
+        Fine
+    }),
     attack(13, "queue of no entries", |d| queue_of(d, 0)),
     attack(13, "queue of 7 entries", |d| queue_of(d, 7)),
     attack(13, "queue of 65544 entries", |d| queue_of(d, 0x1_0008)),
@@ -139,7 +158,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
         if d.wait_used(1) { Fine } else { Broken }
     }),
     attack(16, "queues that do not exist", |d| {
-        for queue in [1, 31, 0xffff, 0xffff_ffff] {
+        for queue in [2, 31, 0xffff, 0xffff_ffff] {
             d.set(NOTIFY, queue);
             d.set(0x30, queue);
             d.set(0x44, 1);
@@ -160,6 +179,10 @@ pub(crate) const ATTACKS: &[Attack] = &[
         d.set(0x24, 1);
         d.set(0x20, 0xffff_ffff);
         d.set(STATUS, 11);
+        if d.get(STATUS) & 8 == 0 { Fine } else { Broken }
+    }),
+    attack(18, "a driver for legacy devices", |d| {
+        d.negotiate_for(FEATURES & !(1 << 32));
         if d.get(STATUS) & 8 == 0 { Fine } else { Broken }
     }),
     attack(19, "a hundred resets with requests under way", |d| {
@@ -239,6 +262,28 @@ fn jump(d: &mut Device, idx: u16) -> Outcome {
     d.ring.store(AVAIL + 2, idx);
     d.kick();
     Broken
+}
+
+/// Both queues of the device in the same memory, and kicks of both.
+fn two_queues(d: &mut Device) -> Outcome {
+    d.negotiate();
+    d.set_queue();
+    for queue in 0..2 {
+        d.place_queue(queue);
+        d.set(0x44, 1);
+    }
+    if d.get(0x44) != 1 {
+        // Then there is nothing to attack.
+        return Broken;
+    }
+    d.set(STATUS, 15);
+    for _ in 0..20 {
+        d.describe_read(0);
+        d.offer(0);
+        d.set(NOTIFY, 0);
+        d.set(NOTIFY, 1);
+    }
+    Either
 }
 
 fn queue_of(d: &mut Device, size: u32) -> Outcome {

@@ -27,7 +27,9 @@ pub(crate) const NOTIFY: usize = 0x50;
 
 const NEEDS_RESET: u32 = 64;
 /// VERSION_1, EVENT_IDX, INDIRECT_DESC.
-const FEATURES: u64 = 1 << 32 | 1 << 29 | 1 << 28;
+pub(crate) const FEATURES: u64 = 1 << 32 | 1 << 29 | 1 << 28;
+/// Kicks say how far the driver is.
+pub(crate) const NOTIFICATION_DATA: u64 = 1 << 38;
 const MAGIC: u32 = 0x7472_6976;
 
 /// The device.
@@ -84,12 +86,17 @@ impl Device {
 
     /// Resets the device and settles the features.
     pub(crate) fn negotiate(&self) {
+        self.negotiate_for(FEATURES);
+    }
+
+    /// Resets the device and chooses these features.
+    pub(crate) fn negotiate_for(&self, features: u64) {
         self.set(STATUS, 0);
         self.set(STATUS, 1);
         self.set(STATUS, 3);
         for half in 0..2 {
             self.set(0x24, half);
-            self.set(0x20, (FEATURES >> (32 * half)) as u32);
+            self.set(0x20, (features >> (32 * half)) as u32);
         }
         self.set(STATUS, 11);
     }
@@ -99,7 +106,12 @@ impl Device {
         for page in [&self.ring, &self.data, &self.table] {
             page.fill(0);
         }
-        self.set(0x30, 0);
+        self.place_queue(0);
+    }
+
+    /// Tells the device that a queue is where this driver has its only one.
+    pub(crate) fn place_queue(&self, queue: u32) {
+        self.set(0x30, queue);
         self.set(0x38, SIZE.into());
         self.set_address(0x80, self.ring.gpa + DESC as u64);
         self.set_address(0x90, self.ring.gpa + AVAIL as u64);
