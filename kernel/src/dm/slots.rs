@@ -207,7 +207,7 @@ fn act(slot: SlotIndex, outcome: Outcome) {
                 ring(&kick);
             }
         }
-        Outcome::Deferred => events::mark(Happened::GUEST),
+        Outcome::Deferred => events::mark(Happened::WORK),
     }
 }
 
@@ -218,7 +218,7 @@ fn ring(kick: &Kick) {
         recipient.device.into(),
         recipient.queue.into(),
         kick.value as u32,
-        || events::mark(Happened::GUEST),
+        || events::mark(Happened::WORK),
     );
 }
 
