@@ -1,16 +1,9 @@
-//! Counts of what the kernel does itself; the ioreq core and the devices keep theirs.
-//!
-//! Written from the main loop and the interrupt handler of one CPU, read by the
-//! status writer and the console: relaxed atomics are enough.
+//! Counts of what the driver domain's kernel does itself; the runtime, the ioreq core and the devices keep theirs.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
 
-/// Upcalls taken by the interrupt handler.
-pub static UPCALLS: AtomicU64 = AtomicU64::new(0);
-/// Events on ports that nobody listens to.
-pub static STRAY_EVENTS: AtomicU64 = AtomicU64::new(0);
-/// Times that the domain went to sleep.
-pub static SLEEPS: AtomicU64 = AtomicU64::new(0);
+pub use vd_rt::counters::{HYPERCALLS, SLEEPS, STRAY_EVENTS, UPCALLS, add, get};
+
 /// Frames of the guest mapped, ever.
 pub static FRAMES_MAPPED: AtomicU64 = AtomicU64::new(0);
 /// Frames of the guest unmapped, ever.
@@ -24,10 +17,7 @@ pub static LINES_RAISED: AtomicU64 = AtomicU64::new(0);
 /// Times that the interrupt line of a device was lowered.
 pub static LINES_LOWERED: AtomicU64 = AtomicU64::new(0);
 
-/// Hypercalls by number.
-pub static HYPERCALLS: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
-
-/// The counters above but the last, with their names in status reports.
+/// The counters above, and the runtime's, with their names in status reports.
 pub static NAMED: [(&str, &AtomicU64); 9] = [
     ("interrupts-taken", &UPCALLS),
     ("stray-events", &STRAY_EVENTS),
@@ -39,13 +29,3 @@ pub static NAMED: [(&str, &AtomicU64); 9] = [
     ("lines-raised", &LINES_RAISED),
     ("lines-lowered", &LINES_LOWERED),
 ];
-
-/// Adds `n` to a counter.
-pub fn add(counter: &AtomicU64, n: u64) {
-    counter.fetch_add(n, Ordering::Relaxed);
-}
-
-/// Reads a counter.
-pub fn get(counter: &AtomicU64) -> u64 {
-    counter.load(Ordering::Relaxed)
-}

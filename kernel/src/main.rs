@@ -1,6 +1,6 @@
 //! virtio-domain: a virtio back end that is a Xen PVH domain of its own.
 //!
-//! This is the image. It starts in `entry`, sets up the machine, waits until it
+//! This is the image. The runtime sets up the machine and starts it in `image`; it waits until it
 //! is given a guest, and then serves the guest's devices until one of the two ends.
 //! On any other target than `x86_64-unknown-none` the program is a stand-in that says how to build it.
 
@@ -14,25 +14,20 @@
 extern crate alloc;
 
 #[cfg(target_os = "none")]
-mod arch;
-#[cfg(target_os = "none")]
 mod control;
 #[cfg(target_os = "none")]
 mod counters;
 #[cfg(target_os = "none")]
 mod dm;
 #[cfg(target_os = "none")]
-mod entry;
-#[cfg(target_os = "none")]
-mod log;
+mod image;
 #[cfg(target_os = "none")]
 mod mem;
 #[cfg(target_os = "none")]
-mod panic;
-#[cfg(target_os = "none")]
 mod service;
+
 #[cfg(target_os = "none")]
-mod xen;
+use vd_rt::{arch, log, xen};
 
 #[cfg(not(target_os = "none"))]
 fn main() {

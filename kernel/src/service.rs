@@ -13,13 +13,11 @@ use core::ops::Range;
 use vd_boot::start_info::Module;
 use vd_config::{State, keys};
 use vd_kernel_core::description;
-use x86_64::instructions::interrupts;
 use xen_hypercall::sched::ShutdownReason;
 
 use crate::control::{self, Request};
-use crate::counters;
 use crate::dm::{Guest, slots};
-use crate::xen::events::{self, Happened};
+use crate::xen::events::{self, Happened, sleep_unless};
 use crate::xen::store::Store;
 use crate::xen::{self, time};
 
@@ -50,18 +48,6 @@ impl Display for Stop {
             Self::GuestGone => f.write_str("the guest is gone"),
         }
     }
-}
-
-/// Sleeps until an event comes, unless `done` says that there is something to do.
-pub fn sleep_unless(done: impl Fn() -> bool) {
-    interrupts::disable();
-    if done() {
-        interrupts::enable();
-        return;
-    }
-    counters::add(&counters::SLEEPS, 1);
-    // Interrupts are let in by the instruction before the halt, and taken after it: none is missed in between.
-    interrupts::enable_and_hlt();
 }
 
 /// Runs the domain until its end.

@@ -99,7 +99,7 @@ impl Guest {
             let remote = EvtchnPort(page.vp_eport(SlotIndex(vcpu)).0);
             let bound = event_channel::bind_interdomain(&XEN, self.id, remote).and_then(|local| {
                 slots::set_port(vcpu, Some(local));
-                events::listen(local, events::Source::Slot(vcpu))
+                events::listen(local, events::Source::Image(vcpu))
             });
             if let Err(error) = bound {
                 let what = format!("event channel of vCPU {vcpu}");

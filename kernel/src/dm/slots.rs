@@ -201,7 +201,7 @@ fn act(slot: SlotIndex, outcome: Outcome) {
                 ring(&kick);
             }
         }
-        Outcome::Deferred => events::mark(Happened::GUEST),
+        Outcome::Deferred => events::mark(Happened::WORK),
     }
 }
 
@@ -214,7 +214,7 @@ fn ring(kick: &Kick) {
 pub fn kick_queue(device: usize, queue: u64) {
     if let Some(kicks) = KICKS.get(device) {
         kicks.fetch_or(1 << queue.min(63), Ordering::Release);
-        events::mark(Happened::GUEST);
+        events::mark(Happened::WORK);
     }
 }
 

@@ -1,6 +1,5 @@
-//! The domain's own memory: frames, heap, address space; and the guest's.
+//! The guest's memory; the domain's own is the runtime's.
 
 pub mod foreign;
-pub mod frames;
-pub mod heap;
-pub mod space;
+
+pub use vd_rt::mem::{frames, heap, space};

@@ -1,4 +1,4 @@
-//! From the boot path to the main loop: the machine is set up step by step, and a step
+//! From the boot path to the image: the machine is set up step by step, and a step
 //! that fails says so and stops the domain.
 
 use core::fmt;
@@ -11,10 +11,11 @@ use xen_hypercall::version;
 use xen_hypercall::{DomId, EvtchnPort};
 
 use crate::arch::{gdt, idt, lapic};
+use crate::image::{Boot, image_name, image_start};
+use crate::log;
 use crate::mem::{frames, heap, space};
 use crate::xen::page::Page;
 use crate::xen::{self, XEN, console, events, shared_info, store};
-use crate::{log, service};
 
 /// Physical memory through the provisional page tables.
 struct LowMemory;
@@ -51,8 +52,9 @@ extern "C" fn kernel_entry(start_info: u64) -> ! {
     if let Some(page) = unsafe { Page::new(rings.console.0) } {
         console::init(page, rings.console.1);
     }
-    logging(&info.command_line);
-    ::log::info!("virtio-domain {}", env!("CARGO_PKG_VERSION"));
+    // Words for the image are the image's to judge.
+    log::init(cmdline::parse(&info.command_line, |_| {}).log);
+    ::log::info!("{} {}", image_name(), env!("CARGO_PKG_VERSION"));
     let (major, minor) = native.version();
     let extra = version::extraversion(&XEN).unwrap_or_default();
     let extra = version::as_str(&extra);
@@ -77,7 +79,11 @@ extern "C" fn kernel_entry(start_info: u64) -> ! {
     let page = unsafe { Page::new(rings.store.0) };
     let page = page.unwrap_or_else(|| stop(&"the toolstack set up no xenstore"));
     let store = store::connect(page, rings.store.1).unwrap_or_else(|error| stop(&error));
-    service::run(store, &info.modules)
+    image_start(Boot {
+        command_line: info.command_line,
+        modules: info.modules,
+        store,
+    })
 }
 
 /// Frames and ports of the rings that the toolstack set up.
@@ -117,23 +123,6 @@ fn memory(info: &BootInfo, rings: &Rings) {
     }
 }
 
-fn logging(command_line: &[u8]) {
-    let mut bad = heapless::Vec::<heapless::String<40>, 4>::new();
-    let options = cmdline::parse(command_line, |word| {
-        let mut text = heapless::String::new();
-        for chunk in word.utf8_chunks() {
-            for c in chunk.valid().chars().filter(|c| !c.is_control()) {
-                let _ = text.push(c);
-            }
-        }
-        let _ = bad.push(text);
-    });
-    log::init(options.log);
-    for word in bad {
-        ::log::warn!("command line: \"{word}\" is not understood; there is log=LEVEL");
-    }
-}
-
 fn interrupts() {
     let result = events::init()
         .and_then(|()| events::bind_timer())
@@ -146,6 +135,6 @@ fn interrupts() {
 
 /// Says why and ends the domain in order: there is nothing to clean up yet.
 fn stop(why: &dyn fmt::Display) -> ! {
-    log::emergency(&format_args!("virtio-domain cannot start: {why}"));
+    log::emergency(&format_args!("{} cannot start: {why}", image_name()));
     xen::shutdown(ShutdownReason::POWEROFF)
 }

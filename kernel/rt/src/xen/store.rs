@@ -4,10 +4,9 @@ use vd_xenbus::store::Xenstore;
 use vd_xenbus::transport::{RingTransport, Signal};
 use xen_hypercall::{EvtchnPort, event_channel};
 
-use super::events::{self, Happened};
+use super::events::{self, Happened, sleep_unless};
 use super::page::Page;
 use super::{XEN, time};
-use crate::service::sleep_unless;
 
 /// The connection.
 pub type Store = Xenstore<RingTransport<Page, StoreSignal>>;

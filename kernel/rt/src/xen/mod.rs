@@ -49,7 +49,7 @@ unsafe impl Hypervisor for Counted {
 /// Ends the domain.
 pub fn shutdown(reason: ShutdownReason) -> ! {
     let error = sched::shutdown(&XEN, reason);
-    log::debug_port("virtio-domain: Xen refused to shut the domain down: ");
+    log::debug_port("Xen refused to shut the domain down: ");
     log::debug_port(error.text());
     log::debug_port("\n");
     arch::halt()

@@ -11,13 +11,14 @@
 
 use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
+use x86_64::instructions::interrupts;
 use xen_hypercall::event_channel::{self, Virq};
 use xen_hypercall::{Errno, EvtchnPort, VcpuId, hvm};
 
 use super::{XEN, shared_info};
 use crate::arch::idt::UPCALL_VECTOR;
 use crate::counters;
-use crate::dm::slots;
+use crate::image::image_event;
 
 /// Ports of the 2-level ABI on 64 bits.
 const PORTS: usize = 4096;
@@ -28,7 +29,7 @@ const CALLBACK_TYPE_VECTOR: u64 = 2 << 56;
 static MEANING: [AtomicU16; PORTS] = [const { AtomicU16::new(NOTHING) }; PORTS];
 const NOTHING: u16 = 0;
 const FLAG: u16 = 0x4000;
-const SLOT: u16 = 0x8000;
+const IMAGE: u16 = 0x8000;
 
 /// Things that happened and that the main loop has not looked at yet.
 static HAPPENED: AtomicU32 = AtomicU32::new(0);
@@ -43,8 +44,8 @@ bitflags::bitflags! {
         const CONSOLE = 1 << 1;
         /// The timer fired.
         const TIMER = 1 << 2;
-        /// An ioreq slot has work for the main loop, or a doorbell rang.
-        const GUEST = 1 << 3;
+        /// What the image's own handler marks.
+        const WORK = 1 << 3;
     }
 }
 
@@ -53,8 +54,8 @@ bitflags::bitflags! {
 pub enum Source {
     /// Sets a flag for the main loop.
     Flag(Happened),
-    /// The ioreq slot of a guest's vCPU: served in the handler.
-    Slot(u16),
+    /// The image's: [`image_event`] is called with this number, below 2^15, in the handler.
+    Image(u16),
 }
 
 /// Makes Xen deliver upcalls. Interrupts may be unmasked afterwards.
@@ -78,7 +79,7 @@ pub fn init() -> Result<(), Errno> {
 pub fn listen(port: EvtchnPort, source: Source) -> Result<(), Errno> {
     let meaning = match source {
         Source::Flag(happened) => FLAG | happened.bits() as u16,
-        Source::Slot(vcpu) => SLOT | vcpu,
+        Source::Image(what) => IMAGE | what,
     };
     let entry = MEANING.get(port.0 as usize).ok_or(Errno::ERANGE)?;
     entry.store(meaning, Ordering::Release);
@@ -130,6 +131,18 @@ pub fn any() -> bool {
     is_marked(Happened::all())
 }
 
+/// Sleeps until an event comes, unless `done` says that there is something to do.
+pub fn sleep_unless(done: impl Fn() -> bool) {
+    interrupts::disable();
+    if done() {
+        interrupts::enable();
+        return;
+    }
+    counters::add(&counters::SLEEPS, 1);
+    // Interrupts are let in by the instruction before the halt, and taken after it: none is missed in between.
+    interrupts::enable_and_hlt();
+}
+
 /// The interrupt handler.
 pub extern "C" fn upcall() {
     counters::add(&counters::UPCALLS, 1);
@@ -158,7 +171,7 @@ fn serve_word(word: usize, pending: &AtomicU64, mask: &AtomicU64) {
         let port = word * 64 + bit as usize;
         match MEANING[port].load(Ordering::Acquire) {
             NOTHING => counters::add(&counters::STRAY_EVENTS, 1),
-            slot if slot & SLOT != 0 => slots::on_event(slot & !SLOT),
+            image if image & IMAGE != 0 => image_event(image & !IMAGE),
             flag => mark(Happened::from_bits_truncate(u32::from(flag & !FLAG))),
         }
     }

@@ -1,0 +1,52 @@
+//! What this image supplies to the runtime.
+
+use core::fmt::Write;
+
+use vd_kernel_core::cmdline;
+use vd_rt::image::{Boot, Released};
+
+use crate::dm::{release, slots};
+use crate::service;
+
+#[unsafe(no_mangle)]
+extern "Rust" fn image_name() -> &'static str {
+    "virtio-domain"
+}
+
+#[unsafe(no_mangle)]
+extern "Rust" fn image_start(boot: Boot) -> ! {
+    complain(&boot.command_line);
+    service::run(boot.store, &boot.modules)
+}
+
+/// The ports that the handler serves are those of the guest's vCPUs.
+#[unsafe(no_mangle)]
+extern "Rust" fn image_event(vcpu: u16) {
+    slots::on_event(vcpu);
+}
+
+/// A vCPU of the guest may be waiting for an answer that nobody but this domain can give: the slots are answered and
+/// the ioreq server is destroyed before anything is printed.
+#[unsafe(no_mangle)]
+extern "Rust" fn image_release() -> Released {
+    let answered = release::emergency();
+    let mut text = Released::new();
+    let _ = write!(
+        text,
+        "guest released ({answered} requests answered, ioreq server destroyed)"
+    );
+    text
+}
+
+/// Names the words of the command line that mean nothing.
+fn complain(line: &[u8]) {
+    cmdline::parse(line, |word| {
+        let mut text = heapless::String::<40>::new();
+        for chunk in word.utf8_chunks() {
+            for c in chunk.valid().chars().filter(|c| !c.is_control()) {
+                let _ = text.push(c);
+            }
+        }
+        ::log::warn!("command line: \"{text}\" is not understood; there is log=LEVEL");
+    });
+}
