@@ -7,8 +7,10 @@ use core::fmt;
 
 use crate::error::{ConfigError, Excerpt};
 use crate::keys::device as key;
+use crate::notify::{Doorbell, Interrupt};
 use crate::size::ByteSize;
 use crate::slot::SlotIndex;
+use crate::target::TargetType;
 
 /// Kinds of devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,6 +128,8 @@ pub struct DeviceDescription {
     readonly: bool,
     block_size: BlockSize,
     packed: bool,
+    interrupt: Option<Interrupt>,
+    doorbell: Option<Doorbell>,
 }
 
 impl DeviceDescription {
@@ -169,7 +173,14 @@ impl DeviceDescription {
         }
         write(key::READONLY, format_args!("{}", u8::from(self.readonly)))?;
         write(key::BLOCK_SIZE, format_args!("{}", self.block_size.bytes()))?;
-        write(key::PACKED, format_args!("{}", u8::from(self.packed)))
+        write(key::PACKED, format_args!("{}", u8::from(self.packed)))?;
+        if let Some(interrupt) = self.interrupt {
+            write(key::INTERRUPT, format_args!("{}", interrupt.as_str()))?;
+        }
+        if let Some(doorbell) = self.doorbell {
+            write(key::DOORBELL, format_args!("{}", doorbell.as_str()))?;
+        }
+        Ok(())
     }
 
     /// The kind of device.
@@ -200,6 +211,23 @@ impl DeviceDescription {
     /// The logical block size.
     pub const fn block_size(&self) -> BlockSize {
         self.block_size
+    }
+
+    /// How it interrupts a guest of this type.
+    pub fn interrupt(&self, guest: TargetType) -> Interrupt {
+        self.interrupt
+            .unwrap_or_else(|| Interrupt::default_for(guest))
+    }
+
+    /// How it is kicked.
+    pub fn doorbell(&self) -> Doorbell {
+        self.doorbell.unwrap_or_default()
+    }
+
+    /// Checks that a guest of this type and this device can notify one another.
+    pub fn check_guest(&self, guest: TargetType) -> Result<(), ConfigError> {
+        self.interrupt(guest).check(guest)?;
+        self.doorbell().check(guest)
     }
 
     /// Checks that a disk of that many bytes (the module's, say) consists of whole blocks of this device.
@@ -233,6 +261,8 @@ struct Fields {
     readonly: Option<bool>,
     block_size: Option<BlockSize>,
     packed: Option<bool>,
+    interrupt: Option<Interrupt>,
+    doorbell: Option<Doorbell>,
 }
 
 impl Fields {
@@ -256,6 +286,12 @@ impl Fields {
                 key::PACKED,
                 parse_flag(key::PACKED, value)?,
             ),
+            b"interrupt" => set(
+                &mut self.interrupt,
+                key::INTERRUPT,
+                Interrupt::parse(value)?,
+            ),
+            b"doorbell" => set(&mut self.doorbell, key::DOORBELL, Doorbell::parse(value)?),
             _ => Err(ConfigError::UnknownKey(Excerpt::new(name))),
         }
     }
@@ -268,6 +304,8 @@ impl Fields {
             readonly: self.readonly.unwrap_or_default(),
             block_size: self.block_size.unwrap_or_default(),
             packed: self.packed.unwrap_or(true),
+            interrupt: self.interrupt,
+            doorbell: self.doorbell,
         };
         if let Backend::Ram(size) = device.backend {
             device.check_capacity(size.bytes())?;

@@ -50,8 +50,14 @@ pub mod device {
     pub const BLOCK_SIZE: &str = "block-size";
     /// Whether packed rings are offered.
     pub const PACKED: &str = "packed";
+    /// How the device interrupts the guest.
+    pub const INTERRUPT: &str = "interrupt";
+    /// How the guest's driver kicks.
+    pub const DOORBELL: &str = "doorbell";
     /// In configuration strings only: the slot. In xenstore it is the directory's name.
     pub const SLOT: &str = "slot";
     /// All that xenstore has.
-    pub const ALL: [&str; 6] = [TYPE, BACKEND, SERIAL, READONLY, BLOCK_SIZE, PACKED];
+    pub const ALL: [&str; 8] = [
+        TYPE, BACKEND, SERIAL, READONLY, BLOCK_SIZE, PACKED, INTERRUPT, DOORBELL,
+    ];
 }

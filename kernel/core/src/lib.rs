@@ -3,7 +3,8 @@
 //! Bookkeeping and arithmetic: which frames are free ([`frames`]), which guest
 //! frames are mapped ([`foreign`]), what a pvclock reading means ([`clock`]), what
 //! the operator wrote on the command line ([`cmdline`]) or types at the console
-//! ([`command`]), what `vdom` has written to xenstore ([`description`]). The kernel adds the
+//! ([`command`]), what `vdom` has written to xenstore ([`description`]), what a guest's driver
+//! answers there ([`bus`]), when to look at a queue unasked ([`poll`]). The kernel adds the
 //! hypercalls and the unsafe code; the decisions are here, where they run
 //! under test on the host.
 
@@ -25,9 +26,11 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod bus;
 pub mod clock;
 pub mod cmdline;
 pub mod command;
 pub mod description;
 pub mod foreign;
 pub mod frames;
+pub mod poll;

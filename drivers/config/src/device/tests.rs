@@ -35,6 +35,10 @@ fn all_keys_are_understood() {
     assert_eq!(device.serial(), Some("VDOM0"));
     assert!(device.readonly());
     assert_eq!(device.block_size(), BlockSize::B4096);
+    let (_, device) =
+        parse("type=blk,backend=module,interrupt=msi,doorbell=event-channel").unwrap();
+    assert_eq!(device.interrupt(TargetType::Pvh), Interrupt::Msi);
+    assert_eq!(device.doorbell(), Doorbell::EventChannel);
 }
 
 #[test]
@@ -44,6 +48,10 @@ fn optional_keys_have_defaults() {
     assert_eq!(device.backend(), Backend::Module);
     assert_eq!((device.serial(), device.readonly()), (None, false));
     assert_eq!(device.block_size(), BlockSize::B512);
+    assert_eq!(device.doorbell(), Doorbell::Mmio);
+    for guest in TargetType::ALL {
+        assert_eq!(device.interrupt(guest), Interrupt::default_for(guest));
+    }
 }
 
 #[test]
@@ -160,17 +168,23 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
         serial,
         any::<bool>(),
         any::<bool>(),
+        proptest::option::of(proptest::sample::select(&Interrupt::ALL[..])),
+        proptest::option::of(proptest::sample::select(&Doorbell::ALL[..])),
     )
         .prop_map(
-            |(block_size, blocks, serial, readonly, packed)| DeviceDescription {
-                kind: DeviceType::Blk,
-                backend: blocks.map_or(Backend::Module, |blocks| {
-                    Backend::Ram(ByteSize(blocks * u64::from(block_size.bytes())))
-                }),
-                serial: serial.map(|text| Serial::new(text.as_bytes()).unwrap()),
-                readonly,
-                packed,
-                block_size,
+            |(block_size, blocks, serial, readonly, packed, interrupt, doorbell)| {
+                DeviceDescription {
+                    kind: DeviceType::Blk,
+                    backend: blocks.map_or(Backend::Module, |blocks| {
+                        Backend::Ram(ByteSize(blocks * u64::from(block_size.bytes())))
+                    }),
+                    serial: serial.map(|text| Serial::new(text.as_bytes()).unwrap()),
+                    readonly,
+                    packed,
+                    block_size,
+                    interrupt,
+                    doorbell,
+                }
             },
         )
 }
@@ -220,7 +234,7 @@ proptest! {
     /// Strings that are nearly right reach deeper than random bytes do.
     #[test]
     fn nearly_right_strings_give_a_device_or_an_error_with_a_remedy(
-        text in "((slot|type|backend|serial|readonly|block-size|packed)=(blk|module|ram:[0-9]{0,22}[KMG]?|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
+        text in "((slot|type|backend|serial|readonly|block-size|packed|interrupt|doorbell)=(blk|module|msi|polled|ram:[0-9]{0,22}[KMG]?|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
     ) {
         match DeviceDescription::parse(text.as_bytes()) {
             Ok((_, device)) => {

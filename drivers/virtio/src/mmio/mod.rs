@@ -53,6 +53,8 @@ pub struct MmioTransport<D, const QUEUES: usize> {
     interrupt: u32,
     generation: u32,
     fault: Option<Fault>,
+    /// Notifications stay off, and every queue counts as kicked.
+    polling: bool,
     /// The queue that is served first in the next pass.
     turn: usize,
     counters: Counters,
@@ -84,6 +86,7 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
             interrupt: 0,
             generation: 0,
             fault: None,
+            polling: false,
             turn: 0,
             counters: Counters::default(),
         }
@@ -430,6 +433,18 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
         }
     }
 
+    /// Says whether to poll: then [`MmioTransport::run`] asks the driver not to kick, and there is always something to
+    /// do, so that every pass looks at every queue. When it ends, the next pass asks for kicks again and looks once
+    /// more, so that no request is overlooked.
+    pub fn set_polling(&mut self, polling: bool) {
+        self.polling = polling;
+        if polling && self.is_running() {
+            for slot in &mut self.queues {
+                slot.kicked = slot.queue.is_some();
+            }
+        }
+    }
+
     /// Whether [`MmioTransport::run`] has something to do.
     pub fn has_work(&self) -> bool {
         self.is_running() && self.queues.iter().any(|slot| slot.kicked)
@@ -472,6 +487,7 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
             device,
             counters,
             interrupt,
+            polling,
             ..
         } = self;
         let number = u16::try_from(index).unwrap_or(u16::MAX);
@@ -504,8 +520,8 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
             }
             queue.publish(mem)?;
             // Out of budget: the queue stays kicked, and the driver need not kick it again.
-            more = *budget != 0 && queue.enable_notifications(mem)?;
-            *kicked = *budget == 0;
+            more = *budget != 0 && !*polling && queue.enable_notifications(mem)?;
+            *kicked = *budget == 0 || *polling;
         }
         match queue.decide_interrupt(mem)? {
             Interrupt::Nothing => {}

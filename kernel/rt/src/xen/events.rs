@@ -87,6 +87,25 @@ pub fn listen(port: EvtchnPort, source: Source) -> Result<(), Errno> {
     event_channel::unmask(&XEN, port)
 }
 
+/// Holds `port`'s events back until [`unmask`].
+pub fn mask(port: EvtchnPort) {
+    if let Some(info) = shared_info::get()
+        && (port.0 as usize) < PORTS
+    {
+        let bit = 1 << (port.0 % 64);
+        info.mask(port.0 as usize / 64)
+            .fetch_or(bit, Ordering::AcqRel);
+    }
+}
+
+/// Lets `port`'s events through again, with those that came meanwhile.
+///
+/// # Errors
+/// What Xen says.
+pub fn unmask(port: EvtchnPort) -> Result<(), Errno> {
+    event_channel::unmask(&XEN, port)
+}
+
 /// Stops listening to `port` and closes it.
 pub fn close(port: EvtchnPort) {
     if let Some(entry) = MEANING.get(port.0 as usize) {
@@ -171,7 +190,7 @@ fn serve_word(word: usize, pending: &AtomicU64, mask: &AtomicU64) {
         let port = word * 64 + bit as usize;
         match MEANING[port].load(Ordering::Acquire) {
             NOTHING => counters::add(&counters::STRAY_EVENTS, 1),
-            image if image & IMAGE != 0 => image_event(image & !IMAGE),
+            image if image & IMAGE != 0 => image_event(EvtchnPort(port as u32), image & !IMAGE),
             flag => mark(Happened::from_bits_truncate(u32::from(flag & !FLAG))),
         }
     }
