@@ -16,9 +16,19 @@ pub static BYTES_TO_GUEST: AtomicU64 = AtomicU64::new(0);
 pub static LINES_RAISED: AtomicU64 = AtomicU64::new(0);
 /// Times that the interrupt line of a device was lowered.
 pub static LINES_LOWERED: AtomicU64 = AtomicU64::new(0);
+/// Message-signalled interrupts sent.
+pub static MESSAGES_SENT: AtomicU64 = AtomicU64::new(0);
+/// Interrupts sent as events.
+pub static EVENTS_SENT: AtomicU64 = AtomicU64::new(0);
+/// Doorbells rung as events.
+pub static EVENT_DOORBELLS: AtomicU64 = AtomicU64::new(0);
+/// Doorbells rung at I/O ports.
+pub static PORT_DOORBELLS: AtomicU64 = AtomicU64::new(0);
+/// Looks at polled queues in vain after which others got a turn on the CPU.
+pub static YIELDS: AtomicU64 = AtomicU64::new(0);
 
 /// The counters above, and the runtime's, with their names in status reports.
-pub static NAMED: [(&str, &AtomicU64); 9] = [
+pub static NAMED: [(&str, &AtomicU64); 14] = [
     ("interrupts-taken", &UPCALLS),
     ("stray-events", &STRAY_EVENTS),
     ("sleeps", &SLEEPS),
@@ -28,4 +38,9 @@ pub static NAMED: [(&str, &AtomicU64); 9] = [
     ("bytes-to-guest", &BYTES_TO_GUEST),
     ("lines-raised", &LINES_RAISED),
     ("lines-lowered", &LINES_LOWERED),
+    ("messages-sent", &MESSAGES_SENT),
+    ("events-sent", &EVENTS_SENT),
+    ("event-doorbells", &EVENT_DOORBELLS),
+    ("port-doorbells", &PORT_DOORBELLS),
+    ("yields", &YIELDS),
 ];

@@ -4,6 +4,7 @@ use core::fmt::Write;
 
 use vd_kernel_core::cmdline;
 use vd_rt::image::{Boot, Released};
+use xen_hypercall::EvtchnPort;
 
 use crate::dm::{release, slots};
 use crate::service;
@@ -19,10 +20,10 @@ extern "Rust" fn image_start(boot: Boot) -> ! {
     service::run(boot.store, &boot.modules)
 }
 
-/// The ports that the handler serves are those of the guest's vCPUs.
+/// The ports that the handler serves are those of the guest's vCPUs, and its doorbells.
 #[unsafe(no_mangle)]
-extern "Rust" fn image_event(vcpu: u16) {
-    slots::on_event(vcpu);
+extern "Rust" fn image_event(port: EvtchnPort, source: u16) {
+    slots::on_source(port, source);
 }
 
 /// A vCPU of the guest may be waiting for an answer that nobody but this domain can give: the slots are answered and

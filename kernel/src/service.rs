@@ -16,6 +16,8 @@ use vd_kernel_core::description;
 use xen_hypercall::sched::ShutdownReason;
 
 use crate::control::{self, Request};
+use crate::counters;
+use crate::dm::bus::Bus;
 use crate::dm::{Guest, slots};
 use crate::xen::events::{self, Happened, sleep_unless};
 use crate::xen::store::Store;
@@ -66,7 +68,7 @@ pub fn run(store: Store, modules: &[Module]) -> ! {
     }
     service.tell(State::Waiting);
     let stop = match service.wait_for_guest() {
-        Ok(guest) => service.serve(guest),
+        Ok((guest, bus)) => service.serve(guest, bus),
         Err(stop) => stop,
     };
     log::info!("stopping: {stop}");
@@ -105,17 +107,23 @@ impl Service {
     }
 
     /// Takes what xenstore has sent; never waits.
-    fn news(&mut self) -> News {
+    fn news(&mut self, mut bus: Option<&mut Bus>) -> News {
         let mut news = News::default();
         if let Err(error) = self.store.service() {
             log::error!("xenstore: {error}");
-            self.reconnect();
+            self.reconnect(bus.as_deref_mut());
         }
         while let Ok(Some(event)) = self.store.next_watch() {
             news.commit |= event.token == WATCH_COMMIT;
             news.shutdown |= event.token == WATCH_SHUTDOWN;
+            if let Some(bus) = &mut bus {
+                bus.note(&event.token);
+            }
         }
         if self.store.take_overflow() {
+            if let Some(bus) = bus {
+                bus.note_all();
+            }
             news = News {
                 commit: true,
                 shutdown: true,
@@ -124,10 +132,11 @@ impl Service {
         news
     }
 
-    fn reconnect(&mut self) {
+    fn reconnect(&mut self, bus: Option<&mut Bus>) {
         let renewed = self.store.reconnect().and_then(|()| {
             self.store.watch(keys::COMMIT, WATCH_COMMIT)?;
-            self.store.watch(SHUTDOWN, WATCH_SHUTDOWN)
+            self.store.watch(SHUTDOWN, WATCH_SHUTDOWN)?;
+            bus.map_or(Ok(()), |bus| bus.watch_again(&mut self.store))
         });
         match renewed {
             Ok(()) => log::info!("xenstore: connected again"),
@@ -157,18 +166,18 @@ impl Service {
     }
 
     /// Waits until there is a guest that can be served.
-    fn wait_for_guest(&mut self) -> Result<Guest, Stop> {
+    fn wait_for_guest(&mut self) -> Result<(Guest, Bus), Stop> {
         loop {
-            let news = self.news();
+            let news = self.news(None);
             if news.shutdown
                 && let Some(stop) = self.shutdown_request()
             {
                 return Err(stop);
             }
             if news.commit
-                && let Some(guest) = self.try_attach()
+                && let Some(found) = self.try_attach()
             {
-                return Ok(guest);
+                return Ok(found);
             }
             if control::poll(None) == Some(Request::Shutdown) {
                 return Err(Stop::Console);
@@ -182,7 +191,7 @@ impl Service {
         }
     }
 
-    fn try_attach(&mut self) -> Option<Guest> {
+    fn try_attach(&mut self) -> Option<(Guest, Bus)> {
         match description::is_committed(&mut self.store) {
             Ok(true) => {}
             Ok(false) => return None,
@@ -195,9 +204,14 @@ impl Service {
         let _ = self.store.write(keys::STATUS_ERROR, b"");
         self.tell(State::Attaching);
         let description = description::read(&mut self.store);
-        let guest = description.and_then(|it| Guest::attach(&it, self.module.as_ref()));
-        match guest {
-            Ok(guest) => {
+        let attached = description.and_then(|it| {
+            let guest = Guest::attach(&it, self.module.as_ref())?;
+            let mut bus = Bus::new(&it);
+            bus.open(&mut self.store)?;
+            Ok((guest, bus))
+        });
+        match attached {
+            Ok((guest, bus)) => {
                 if !matches!(description::is_committed(&mut self.store), Ok(true)) {
                     // vdom has lost patience and taken the description back.
                     log::warn!("the description was taken back: releasing the guest");
@@ -214,7 +228,7 @@ impl Service {
                 }
                 log::info!("guest {} attached, {} vCPUs", guest.id(), guest.vcpus());
                 self.tell(State::Ready);
-                Some(guest)
+                Some((guest, bus))
             }
             Err(why) => {
                 log::error!("cannot attach: {why}");
@@ -228,7 +242,7 @@ impl Service {
     }
 
     /// Serves the guest until one of the two ends.
-    fn serve(&mut self, mut guest: Guest) -> Stop {
+    fn serve(&mut self, mut guest: Guest, mut bus: Bus) -> Stop {
         let mut ticks = Ticks::default();
         time::wake_at(time::now() + TICK);
         // What came in while the attaching waited for replies.
@@ -237,10 +251,19 @@ impl Service {
             let happened = events::take();
             let more = guest.pass();
             if happened.contains(Happened::XENSTORE) {
-                if self.news().shutdown {
+                let mut waited = false;
+                if self.news(Some(&mut bus)).shutdown {
                     if let Some(stop) = self.shutdown_request() {
                         break stop;
                     }
+                    waited = true;
+                }
+                // One front end a pass: the guest's disks come first, whatever it does to xenstore.
+                if bus.service(&mut self.store, guest.devices_mut()) {
+                    waited = true;
+                    events::mark(Happened::XENSTORE);
+                }
+                if waited {
                     // Waiting for the reply has set the timer to its own deadline.
                     time::wake_at(time::now() + TICK);
                 }
@@ -356,7 +379,7 @@ struct Ticks {
 
 impl Ticks {
     fn is_publishing_due(&mut self) -> bool {
-        let doorbells = slots::counters().doorbells;
+        let doorbells = slots::counters().doorbells + counters::get(&counters::EVENT_DOORBELLS);
         let idle = doorbells == self.doorbells;
         self.doorbells = doorbells;
         self.since += 1;

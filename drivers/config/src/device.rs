@@ -7,9 +7,11 @@ use core::fmt;
 
 use crate::error::{ConfigError, Excerpt};
 use crate::keys::device as key;
+use crate::notify::{Doorbell, Interrupt};
 use crate::number::canonical;
 use crate::size::ByteSize;
 use crate::slot::SlotIndex;
+use crate::target::TargetType;
 
 /// Kinds of devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -186,6 +188,8 @@ pub struct DeviceDescription {
     packed: bool,
     queues: Queues,
     queue_size: QueueSize,
+    interrupt: Option<Interrupt>,
+    doorbell: Option<Doorbell>,
 }
 
 impl DeviceDescription {
@@ -231,7 +235,14 @@ impl DeviceDescription {
         write(key::BLOCK_SIZE, format_args!("{}", self.block_size.bytes()))?;
         write(key::PACKED, format_args!("{}", u8::from(self.packed)))?;
         write(key::QUEUES, format_args!("{}", self.queues.0))?;
-        write(key::QUEUE_SIZE, format_args!("{}", self.queue_size.0))
+        write(key::QUEUE_SIZE, format_args!("{}", self.queue_size.0))?;
+        if let Some(interrupt) = self.interrupt {
+            write(key::INTERRUPT, format_args!("{}", interrupt.as_str()))?;
+        }
+        if let Some(doorbell) = self.doorbell {
+            write(key::DOORBELL, format_args!("{}", doorbell.as_str()))?;
+        }
+        Ok(())
     }
 
     /// The kind of device.
@@ -274,6 +285,23 @@ impl DeviceDescription {
         self.block_size
     }
 
+    /// How it interrupts a guest of this type.
+    pub fn interrupt(&self, guest: TargetType) -> Interrupt {
+        self.interrupt
+            .unwrap_or_else(|| Interrupt::default_for(guest))
+    }
+
+    /// How it is kicked.
+    pub fn doorbell(&self) -> Doorbell {
+        self.doorbell.unwrap_or_default()
+    }
+
+    /// Checks that a guest of this type and this device can notify one another.
+    pub fn check_guest(&self, guest: TargetType) -> Result<(), ConfigError> {
+        self.interrupt(guest).check(guest)?;
+        self.doorbell().check(guest)
+    }
+
     /// Checks that a disk of that many bytes (the module's, say) consists of whole blocks of this device.
     pub fn check_capacity(&self, bytes: u64) -> Result<(), ConfigError> {
         let block = self.block_size.bytes();
@@ -307,6 +335,8 @@ struct Fields {
     packed: Option<bool>,
     queues: Option<Queues>,
     queue_size: Option<QueueSize>,
+    interrupt: Option<Interrupt>,
+    doorbell: Option<Doorbell>,
 }
 
 impl Fields {
@@ -336,6 +366,12 @@ impl Fields {
                 key::QUEUE_SIZE,
                 QueueSize::parse(value)?,
             ),
+            b"interrupt" => set(
+                &mut self.interrupt,
+                key::INTERRUPT,
+                Interrupt::parse(value)?,
+            ),
+            b"doorbell" => set(&mut self.doorbell, key::DOORBELL, Doorbell::parse(value)?),
             _ => Err(ConfigError::UnknownKey(Excerpt::new(name))),
         }
     }
@@ -350,6 +386,8 @@ impl Fields {
             packed: self.packed.unwrap_or(true),
             queues: self.queues.unwrap_or_default(),
             queue_size: self.queue_size.unwrap_or_default(),
+            interrupt: self.interrupt,
+            doorbell: self.doorbell,
         };
         if let Backend::Ram(size) = device.backend {
             device.check_capacity(size.bytes())?;

@@ -5,6 +5,7 @@
 use crate::device::{Backend, DeviceDescription};
 use crate::error::ConfigError;
 use crate::slot::{SLOTS, SlotIndex};
+use crate::target::TargetType;
 
 /// The devices of one guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,6 +90,12 @@ impl Devices {
             .map(|(slot, _)| slot)
     }
 
+    /// Checks that a guest of this type and each device can notify one another. The error comes with the device's slot.
+    pub fn check_guest(&self, guest: TargetType) -> Result<(), (SlotIndex, ConfigError)> {
+        self.iter()
+            .try_for_each(|(slot, device)| device.check_guest(guest).map_err(|error| (slot, error)))
+    }
+
     /// Bytes of memory that RAM disks need, or `None` when 64 bits do not hold the sum.
     pub fn ram_bytes(&self) -> Option<u64> {
         self.iter()
@@ -138,6 +145,25 @@ mod tests {
         let error = parse(&["type=blk,backend=module", "type=blk,backend=module"]).unwrap_err();
         let slot = SlotIndex::new(0).unwrap();
         assert_eq!(error, (1, ConfigError::ModuleTaken(slot)));
+    }
+
+    #[test]
+    fn what_a_guest_cannot_take_is_named_with_its_slot() {
+        let devices = parse(&[
+            "type=blk,backend=ram:1M",
+            "type=blk,backend=ram:1M,interrupt=edge,doorbell=polled",
+            "type=blk,backend=ram:1M,doorbell=port",
+        ])
+        .unwrap();
+        let at = |number| SlotIndex::new(number).unwrap();
+        let (slot, error) = devices.check_guest(TargetType::Hvm).unwrap_err();
+        assert_eq!(slot, at(2));
+        assert!(error.to_string().contains("doorbell=port"), "{error}");
+        let (slot, error) = devices.check_guest(TargetType::Pvh).unwrap_err();
+        assert_eq!(slot, at(1));
+        assert!(error.to_string().contains("I/O APIC"), "{error}");
+        let fits = parse(&["type=blk,backend=ram:1M,interrupt=msi,doorbell=event-channel"]);
+        assert_eq!(fits.unwrap().check_guest(TargetType::Pvh), Ok(()));
     }
 
     #[test]

@@ -4,7 +4,9 @@
 
 use core::fmt;
 
+use crate::notify::{Doorbell, Interrupt};
 use crate::slot::SlotIndex;
+use crate::target::TargetType;
 
 /// The start of a text that was refused, made printable.
 #[derive(Clone, PartialEq, Eq)]
@@ -93,6 +95,14 @@ pub enum ConfigError {
     BadQueues(Excerpt),
     /// A queue size that no device can have.
     BadQueueSize(Excerpt),
+    /// A way to interrupt that is not known.
+    BadInterrupt(Excerpt),
+    /// A doorbell that is not known.
+    BadDoorbell(Excerpt),
+    /// A way to interrupt that a guest of this type cannot take.
+    InterruptNotFor(TargetType, Interrupt),
+    /// A doorbell that a guest of this type cannot ring.
+    DoorbellNotFor(TargetType, Doorbell),
     /// An agreement version that this program does not speak.
     BadVersion(Excerpt),
     /// A domain id that no guest can have.
@@ -122,7 +132,7 @@ impl fmt::Display for ConfigError {
             ),
             Self::UnknownKey(text) => write!(
                 f,
-                "unknown key {text}: devices have slot, type, backend, serial, readonly, block-size, packed, queues, queue-size"
+                "unknown key {text}: devices have slot, type, backend, serial, readonly, block-size, packed, queues, queue-size, interrupt, doorbell"
             ),
             Self::DuplicateKey(key) => write!(f, "{key}= is given twice: remove one"),
             Self::MissingKey(key) => write!(f, "{key}= is missing: every device needs one"),
@@ -158,6 +168,30 @@ impl fmt::Display for ConfigError {
                 f,
                 "a queue cannot have {text} entries: use a power of two from 2 to 32768"
             ),
+            Self::BadInterrupt(text) => write!(
+                f,
+                "interrupt {text} is not known: use intx or edge (HVM guests), msi or event-channel (PVH guests)"
+            ),
+            Self::BadDoorbell(text) => write!(
+                f,
+                "doorbell {text} is not known: use mmio, polled, port or event-channel (the last two for PVH guests)"
+            ),
+            Self::InterruptNotFor(TargetType::Hvm, path) => write!(
+                f,
+                "interrupt={} is for PVH guests: the driver of a HVM guest learns of its interrupt from ACPI; use intx or edge",
+                path.as_str()
+            ),
+            Self::InterruptNotFor(TargetType::Pvh, path) => write!(
+                f,
+                "interrupt={} needs an I/O APIC, which PVH guests do not have: use event-channel or msi",
+                path.as_str()
+            ),
+            Self::DoorbellNotFor(guest, doorbell) => write!(
+                f,
+                "doorbell={} cannot be announced to a guest of type {}: use mmio or polled",
+                doorbell.as_str(),
+                guest.as_str()
+            ),
             Self::BadVersion(text) => write!(
                 f,
                 "version {text} of the device description is not known: use vdom and driver domain image of one release"
@@ -167,7 +201,7 @@ impl fmt::Display for ConfigError {
             }
             Self::BadTargetType(text) => write!(
                 f,
-                "a guest of type {text} cannot be served: only hvm guests find virtio-mmio devices"
+                "a guest of type {text} cannot be served: use type hvm or pvh"
             ),
             Self::BadState(text) => write!(
                 f,

@@ -54,10 +54,15 @@ pub mod device {
     pub const QUEUES: &str = "queues";
     /// Most entries of a queue.
     pub const QUEUE_SIZE: &str = "queue-size";
+    /// How the device interrupts the guest.
+    pub const INTERRUPT: &str = "interrupt";
+    /// How the guest's driver kicks.
+    pub const DOORBELL: &str = "doorbell";
     /// In configuration strings only: the slot. In xenstore it is the directory's name.
     pub const SLOT: &str = "slot";
     /// All that xenstore has.
-    pub const ALL: [&str; 8] = [
-        TYPE, BACKEND, SERIAL, READONLY, BLOCK_SIZE, PACKED, QUEUES, QUEUE_SIZE,
+    pub const ALL: [&str; 10] = [
+        TYPE, BACKEND, SERIAL, READONLY, BLOCK_SIZE, PACKED, QUEUES, QUEUE_SIZE, INTERRUPT,
+        DOORBELL,
     ];
 }

@@ -2,7 +2,7 @@
 //!
 //! `vdom` writes what this crate formats, the driver domain reads what this crate parses, so the two cannot disagree:
 //! where a device's registers and interrupt are ([`slot`]), what a device is ([`device`], [`devices`]), where it is
-//! written in xenstore ([`keys`]), for whom it is ([`target`]) and how the driver domain is doing ([`state`]).
+//! written in xenstore ([`keys`]), for whom it is ([`target`]), how it and its driver notify one another ([`notify`], [`xenbus`]) and how the driver domain is doing ([`state`]).
 //!
 //! Invariant: every parser takes arbitrary bytes and gives a value or a [`ConfigError`] that names the culprit and the
 //! remedy; nothing panics or allocates, and no time or text grows beyond what the input's length explains.
@@ -25,17 +25,20 @@ pub mod device;
 pub mod devices;
 pub mod error;
 pub mod keys;
+pub mod notify;
 mod number;
 pub mod size;
 pub mod slot;
 pub mod state;
 pub mod target;
+pub mod xenbus;
 
 pub use device::{
     Backend, BlockSize, DeviceDescription, DeviceType, MAX_QUEUES, QueueSize, Queues, Serial,
 };
 pub use devices::Devices;
 pub use error::{ConfigError, Excerpt};
+pub use notify::{Doorbell, Interrupt};
 pub use size::ByteSize;
 pub use slot::{SLOTS, SlotIndex};
 pub use state::State;

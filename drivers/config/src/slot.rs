@@ -26,6 +26,13 @@ pub const FIRST_PCI_DEVICE: u8 = 16;
 /// Every slot uses INTA.
 pub const INTX: u8 = 0;
 
+/// The I/O port that is the doorbell of slot 0, where a guest has such doorbells: free in every PVH guest.
+pub const DOORBELL_PORT_BASE: u16 = 0xE000;
+/// From one slot's port to the next one's: wide enough for any access.
+pub const DOORBELL_PORT_STRIDE: u16 = 8;
+/// Last port of the range that holds all doorbells, inclusive.
+pub const DOORBELL_PORT_LAST: u16 = DOORBELL_PORT_BASE + COUNT as u16 * DOORBELL_PORT_STRIDE - 1;
+
 /// One of the 16 slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotIndex(u8);
@@ -77,6 +84,11 @@ impl SlotIndex {
         RANGE_BASE.saturating_add((self.0 as u64).saturating_mul(WINDOW_STRIDE))
     }
 
+    /// The I/O port that is this slot's doorbell, where it has one.
+    pub const fn doorbell_port(self) -> u16 {
+        DOORBELL_PORT_BASE.saturating_add((self.0 as u16).saturating_mul(DOORBELL_PORT_STRIDE))
+    }
+
     /// The PCI device (domain 0, bus 0) whose [`INTX`] line is this slot's interrupt, for
     /// `XEN_DMOP_set_pci_intx_level`.
     pub const fn pci_device(self) -> u8 {
@@ -115,6 +127,7 @@ mod tests {
         let last = SlotIndex::new(15).unwrap();
         assert_eq!(last.base(), 0xFEA0_F000);
         assert_eq!(RANGE_LAST, 0xFEA0_FFFF);
+        assert_eq!((last.doorbell_port(), DOORBELL_PORT_LAST), (0xE078, 0xE07F));
         assert_eq!(last.pci_device(), 31);
         assert_eq!(SlotIndex::new(16), None);
         assert_eq!(SlotIndex::all().count(), SLOTS);

@@ -45,14 +45,20 @@ impl fmt::Display for Target {
 /// What kind of guest it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetType {
-    /// A fully virtualized guest: it has ACPI tables and an I/O APIC, which virtio-mmio needs.
+    /// A fully virtualized guest: it finds the devices by an ACPI table and has an I/O APIC.
     Hvm,
+    /// A guest without firmware and I/O APIC: it finds the devices by xenstore.
+    Pvh,
 }
 
 impl TargetType {
+    /// All of them.
+    pub const ALL: [TargetType; 2] = [TargetType::Hvm, TargetType::Pvh];
+
     /// The text in xenstore.
     pub const fn as_str(self) -> &'static str {
         match self {
+            TargetType::Pvh => "pvh",
             TargetType::Hvm => "hvm",
         }
     }
@@ -61,6 +67,7 @@ impl TargetType {
     pub fn parse(text: &[u8]) -> Result<Self, ConfigError> {
         match text {
             b"hvm" => Ok(TargetType::Hvm),
+            b"pvh" => Ok(TargetType::Pvh),
             _ => Err(ConfigError::BadTargetType(Excerpt::new(text))),
         }
     }
@@ -103,9 +110,11 @@ mod tests {
     }
 
     #[test]
-    fn only_hvm_and_version_1_are_known() {
-        assert_eq!(TargetType::parse(b"hvm"), Ok(TargetType::Hvm));
-        for bad in ["", "pvh", "pv", "HVM", "hvm\0"] {
+    fn only_two_kinds_of_guests_and_version_1_are_known() {
+        for kind in TargetType::ALL {
+            assert_eq!(TargetType::parse(kind.as_str().as_bytes()), Ok(kind));
+        }
+        for bad in ["", "PVH", "pv", "HVM", "hvm\0"] {
             assert!(TargetType::parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
         assert_eq!(check_version(b"1"), Ok(()));

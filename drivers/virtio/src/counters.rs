@@ -15,6 +15,8 @@ pub struct Counters {
     pub stale_requests: u64,
     /// Interrupts asked for.
     pub interrupts: u64,
+    /// Interrupts for changes of the configuration, and for faults.
+    pub config_interrupts: u64,
     /// Batches of completions for which the driver wanted no interrupt.
     pub suppressed: u64,
     /// Register accesses that mean nothing: wrong width, read-only, out of order.

@@ -15,6 +15,8 @@ use vd_xenbus::{Error, XsError};
 pub struct Description {
     /// The guest.
     pub target: Target,
+    /// What kind of guest it is.
+    pub target_type: TargetType,
     /// Which device is in which slot.
     pub devices: Devices,
 }
@@ -83,7 +85,7 @@ fn optional<R>(result: Result<R, Error>) -> Result<Option<R>, Error> {
 fn check(raw: &Raw) -> Result<Description, String> {
     check_version(&raw.version).map_err(|error| error.to_string())?;
     let target = Target::parse(&raw.target).map_err(|error| error.to_string())?;
-    let TargetType::Hvm = TargetType::parse(&raw.target_type).map_err(|error| error.to_string())?;
+    let target_type = TargetType::parse(&raw.target_type).map_err(|error| error.to_string())?;
     let mut devices = Devices::new();
     for (name, pairs) in &raw.devices {
         let blame = |error| format!("device {name}: {error}");
@@ -99,7 +101,14 @@ fn check(raw: &Raw) -> Result<Description, String> {
             "the description has no devices: add vdom_devices to the guest's configuration".into(),
         );
     }
-    Ok(Description { target, devices })
+    devices
+        .check_guest(target_type)
+        .map_err(|(slot, error)| format!("device {slot}: {error}"))?;
+    Ok(Description {
+        target,
+        target_type,
+        devices,
+    })
 }
 
 #[cfg(test)]
@@ -208,8 +217,20 @@ mod tests {
             ("device/3/backend", Some(b"module")),
         ]);
         assert!(two.unwrap_err().contains("module"));
-        let pvh = read_with(&[("target-type", Some(b"pvh"))]).unwrap_err();
-        assert!(pvh.contains("pvh"), "{pvh}");
+        let pv = read_with(&[("target-type", Some(b"pv"))]).unwrap_err();
+        assert!(pv.contains("pv"), "{pv}");
+    }
+
+    #[test]
+    fn row37_notifications_that_the_guest_cannot_take() {
+        let msi: (&str, Option<&[u8]>) = ("device/15/interrupt", Some(b"msi"));
+        let error = read_with(&[msi]).unwrap_err();
+        assert!(error.starts_with("device 15: interrupt=msi"), "{error}");
+        let pvh = read_with(&[msi, ("target-type", Some(b"pvh"))]).unwrap();
+        assert_eq!(pvh.target_type, TargetType::Pvh);
+        let port: (&str, Option<&[u8]>) = ("device/0/doorbell", Some(b"port"));
+        let error = read_with(&[port]).unwrap_err();
+        assert!(error.starts_with("device 0: doorbell=port"), "{error}");
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl<W: Word> Marks<W> {
 
 /// A queue was kicked, and the lower half of its word is the value of the kick.
 const KICKED: u64 = 1 << 32;
-/// It was kicked more than once, and the value may be any of them.
+/// There is no one value: it was kicked more than once, or without one.
 const AGAIN: u64 = 1 << 33;
 
 /// Queues that were kicked, by device, with the values that the guest wrote.
@@ -98,12 +98,13 @@ impl<W: Word, const DEVICES: usize, const QUEUES: usize> Kicks<W, DEVICES, QUEUE
         Self { devices, queues }
     }
 
-    /// Marks a queue of a device; then `tell` has to mark for the main loop that there is something. A queue that does
+    /// Marks a queue of a device, with a value if the kick had one; then `tell` has to mark for the main loop that there is something. A queue that does
     /// not exist is nothing to tell of.
-    pub fn ring(&self, device: usize, queue: usize, value: u32, tell: impl FnOnce()) {
+    pub fn ring(&self, device: usize, queue: usize, value: Option<u32>, tell: impl FnOnce()) {
         let word = self.queues.get(device).and_then(|all| all.get(queue));
         if let (Some(device), Some(word)) = (self.devices.get(device), word) {
-            if word.swap(KICKED | u64::from(value), Ordering::AcqRel) != 0 {
+            let new = value.map_or(KICKED | AGAIN, |value| KICKED | u64::from(value));
+            if word.swap(new, Ordering::AcqRel) != 0 {
                 word.fetch_or(AGAIN, Ordering::Release);
             }
             device.fetch_or(1 << queue, Ordering::Release);
@@ -174,7 +175,7 @@ mod tests {
         let marks = Marks::new(AtomicU64::new(0));
         for (device, queue, value) in [(0, 2, 7), (1, 0, u32::MAX), (1, 2, 0), (1, 3, 1), (2, 0, 1)]
         {
-            kicks.ring(device, queue, value, || marks.mark(1));
+            kicks.ring(device, queue, Some(value), || marks.mark(1));
         }
         let take = |device| {
             let mut all = Vec::new();
@@ -191,7 +192,7 @@ mod tests {
         let kicks = kicks::<1>();
         for times in 1..4 {
             for value in 0..times {
-                kicks.ring(0, 1, value, || ());
+                kicks.ring(0, 1, Some(value), || ());
             }
             let mut all = Vec::new();
             kicks.take(0, |queue, value| all.push((queue, value)));
@@ -202,7 +203,7 @@ mod tests {
     #[test]
     fn a_queue_that_does_not_exist_marks_nothing() {
         for (device, queue) in [(1, 0), (0, 3)] {
-            kicks::<1>().ring(device, queue, 0, || panic!("told"));
+            kicks::<1>().ring(device, queue, Some(0), || panic!("told"));
         }
     }
 

@@ -3,7 +3,8 @@
 //! Bookkeeping and arithmetic: which frames are free ([`frames`]), which guest
 //! frames are mapped ([`foreign`]), what a pvclock reading means ([`clock`]), what
 //! the operator wrote on the command line ([`cmdline`]) or types at the console
-//! ([`command`]), what `vdom` has written to xenstore ([`description`]), which ports have an
+//! ([`command`]), what `vdom` has written to xenstore ([`description`]), what a guest's driver
+//! answers there ([`bus`]), when to look at a queue unasked ([`poll`]), which ports have an
 //! event ([`upcall`]), what the interrupt handler leaves for the main loop ([`handover`]). The
 //! kernel adds the hypercalls and the unsafe code; the decisions are here, where they run
 //! under test on the host.
@@ -26,6 +27,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod bus;
 pub mod clock;
 pub mod cmdline;
 pub mod command;
@@ -33,4 +35,5 @@ pub mod description;
 pub mod foreign;
 pub mod frames;
 pub mod handover;
+pub mod poll;
 pub mod upcall;

@@ -6,6 +6,8 @@
 use heapless::{String, Vec};
 use vd_boot::start_info::{MAX_COMMAND_LINE, MAX_MODULES, Module};
 
+use xen_hypercall::EvtchnPort;
+
 use crate::xen::store::Store;
 
 /// The machine as it is handed to the image: interrupts are let in, the heap is there, the console works.
@@ -29,9 +31,9 @@ unsafe extern "Rust" {
     /// Runs the image, on the boot CPU.
     pub safe fn image_start(boot: Boot) -> !;
 
-    /// An event came for a port that the image listens to as [`Source::Image`](crate::xen::events::Source). Called in
+    /// An event came for a port that the image listens to as [`Source::Image`](crate::xen::events::Source) of this number. Called in
     /// the interrupt handler: bounded, and without allocating, mapping or logging.
-    pub safe fn image_event(what: u16);
+    pub safe fn image_event(port: EvtchnPort, source: u16);
 
     /// Lets go of everything that others wait for. Called from the panic path, possibly twice, in whatever state the
     /// image is: it takes no lock and does not allocate.

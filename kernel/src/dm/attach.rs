@@ -7,7 +7,8 @@ use alloc::format;
 use alloc::string::String;
 use core::ops::Range;
 
-use vd_config::slot::{RANGE_BASE, RANGE_LAST};
+use vd_config::Doorbell as Kind;
+use vd_config::slot::{DOORBELL_PORT_BASE, DOORBELL_PORT_LAST, RANGE_BASE, RANGE_LAST};
 use vd_ioreq::doorbell::{Doorbell, DoorbellWidth, Match, Recipient};
 use vd_ioreq::page::SlotPage;
 use vd_ioreq::{SlotIndex, Space, Width};
@@ -29,6 +30,9 @@ use crate::xen::{XEN, events};
 /// Accesses served in one pass before the queues get their turn.
 const ACCESSES: usize = 2 * VCPUS;
 
+/// I/O ports of doorbells.
+const PORTS: u64 = (DOORBELL_PORT_LAST - DOORBELL_PORT_BASE) as u64 + 1;
+
 /// A guest that is being served.
 pub struct Guest {
     id: DomId,
@@ -47,7 +51,7 @@ impl Guest {
     pub fn attach(description: &Description, module: Option<&Range<u64>>) -> Result<Self, String> {
         let id = DomId(description.target.get());
         let vcpus = vcpus(id)?;
-        let devices = devices::build(id, &description.devices, module)?;
+        let devices = devices::build(id, description, module)?;
         let ram = GuestRam::new(id).map_err(|error| format!("guest memory: {error}"))?;
         let mut guest = Self {
             id,
@@ -62,6 +66,11 @@ impl Guest {
         let range = IoRange::Memory(RANGE_BASE, RANGE_LAST);
         dm::map_io_range_to_ioreq_server(&XEN, id, server, range)
             .map_err(|error| step(id, "taking over the register windows", error))?;
+        if guest.has_port_doorbells() {
+            let range = IoRange::Port(DOORBELL_PORT_BASE.into(), DOORBELL_PORT_LAST.into());
+            dm::map_io_range_to_ioreq_server(&XEN, id, server, range)
+                .map_err(|error| step(id, "taking over the doorbells' ports", error))?;
+        }
         Ok(guest)
     }
 
@@ -116,6 +125,12 @@ impl Guest {
                 .registers
                 .add(Space::Memory, RANGE_BASE, RANGE_LAST - RANGE_BASE + 1)
                 .map_err(|error| format!("register windows: {error:?}"))?;
+            if self.has_port_doorbells() {
+                engine
+                    .registers
+                    .add(Space::Port, DOORBELL_PORT_BASE.into(), PORTS)
+                    .map_err(|error| format!("doorbells' ports: {error:?}"))?;
+            }
             for device in self.devices.iter() {
                 for queue in 0..device.transport().queues() as u16 {
                     let doorbell = Doorbell {
@@ -134,9 +149,37 @@ impl Guest {
                     let assigned = engine.doorbells.assign(&doorbell);
                     assigned.map_err(|error| format!("doorbell of device {slot}: {error:?}"))?;
                 }
+                if device.doorbell() == Kind::Port {
+                    let doorbell = self.port_doorbell(device.slot());
+                    let assigned = engine.doorbells.assign(&doorbell);
+                    assigned.map_err(|error| {
+                        format!("port doorbell of device {}: {error:?}", device.slot())
+                    })?;
+                }
             }
             Ok(())
         })
+    }
+
+    fn has_port_doorbells(&self) -> bool {
+        let mut devices = self.devices.iter();
+        devices.any(|device| device.doorbell() == Kind::Port)
+    }
+
+    /// A doorbell for all queues of a device, written with any width; the whole value is kept.
+    fn port_doorbell(&self, slot: vd_config::SlotIndex) -> Doorbell {
+        Doorbell {
+            domain: vd_ioreq::DomId(self.id.0),
+            vcpus: self.vcpus,
+            space: Space::Port,
+            addr: slot.doorbell_port().into(),
+            width: DoorbellWidth::Any,
+            matching: Match::Any,
+            recipient: Recipient {
+                device: slot.get().into(),
+                queue: slots::ANY_QUEUE,
+            },
+        }
     }
 
     /// The guest's domain id.
@@ -152,6 +195,11 @@ impl Guest {
     /// Its devices.
     pub fn devices(&self) -> &DeviceTable {
         &self.devices
+    }
+
+    /// Its devices, to change them.
+    pub fn devices_mut(&mut self) -> &mut DeviceTable {
+        &mut self.devices
     }
 
     /// Its memory.
@@ -211,12 +259,16 @@ impl Guest {
             slots::set_port(vcpu, None);
             events::close(port);
         }
+        self.devices.disconnect_all();
         slots::configure(|engine| {
             engine.forget();
             engine.doorbells.clear();
             let _ = engine
                 .registers
                 .remove(Space::Memory, RANGE_BASE, RANGE_LAST - RANGE_BASE + 1);
+            let _ = engine
+                .registers
+                .remove(Space::Port, DOORBELL_PORT_BASE.into(), PORTS);
         });
         slots::set_page(None);
         if let Some(gfn) = self.page.take() {

@@ -11,20 +11,23 @@ use core::fmt::Display;
 use core::ops::Range;
 
 use vd_blk::{BlockDevice, Geometry, RamDisk};
-use vd_config::slot::INTX;
-use vd_config::{Backend, DeviceDescription, Devices, SLOTS, SlotIndex};
+use vd_config::{Backend, DeviceDescription, Doorbell, SLOTS, SlotIndex};
 use vd_ioreq::rep::RegisterBus;
 use vd_ioreq::{Access, Space, Width};
+use vd_kernel_core::description::Description;
+use vd_kernel_core::poll::{Next, Poller};
 use vd_virtio::mmio::Placeholder;
 use vd_virtio::{Chain, Features, MmioTransport};
 use vd_xenbus::rate::{Admission, RateLimiter};
-use xen_hypercall::{DomId, Errno, dm};
+use xen_hypercall::{DomId, EvtchnPort, sched};
 
-use super::{release, slots};
+use super::bus::Bound;
+use super::signal::{Signal, Wanted};
+use super::slots;
 use crate::counters;
 use crate::mem::foreign::GuestRam;
 use crate::mem::frames::{self, FRAME};
-use crate::xen::{XEN, time};
+use crate::xen::{XEN, events, time};
 
 /// Most queues of a device.
 const QUEUES: usize = vd_config::MAX_QUEUES as usize;
@@ -70,8 +73,12 @@ impl Drop for Storage {
 pub struct Device {
     transport: MmioTransport<Disk, QUEUES>,
     slot: SlotIndex,
-    /// Whether the interrupt line is up, as Xen was told.
-    line: bool,
+    signal: Signal,
+    doorbell: Doorbell,
+    /// The local ports of its queues' event doorbells.
+    ports: Vec<EvtchnPort>,
+    /// For a device that is polled.
+    poller: Option<Poller>,
 }
 
 /// All devices, and what they need in common.
@@ -89,7 +96,7 @@ pub struct DeviceTable {
 /// What is wrong and what to do, for the operator.
 pub fn build(
     guest: DomId,
-    devices: &Devices,
+    description: &Description,
     module: Option<&Range<u64>>,
 ) -> Result<DeviceTable, String> {
     let mut table = DeviceTable {
@@ -98,7 +105,7 @@ pub fn build(
         scratch: Box::default(),
         limiter: RateLimiter::new(10, 1),
     };
-    for (slot, device) in devices.iter() {
+    for (slot, device) in description.devices.iter() {
         let disk = disk(device, module).map_err(|error| format!("device {slot}: {error}"))?;
         let withheld = if device.packed() {
             Features::empty()
@@ -111,7 +118,10 @@ pub fn build(
             *place = Some(Box::new(Device {
                 transport,
                 slot,
-                line: false,
+                signal: Signal::new(device.interrupt(description.target_type)),
+                doorbell: device.doorbell(),
+                ports: Vec::new(),
+                poller: (device.doorbell() == Doorbell::Polled).then(Poller::new),
             }));
         }
     }
@@ -194,7 +204,7 @@ impl DeviceTable {
 
     /// Runs the queues that were kicked, a bounded number of requests each. Returns whether there is more to do.
     pub fn run(&mut self, ram: &GuestRam) -> bool {
-        let mut more = false;
+        let (mut more, mut idle) = (false, false);
         for index in 0..SLOTS {
             let Some(Some(device)) = self.slots.get_mut(index) else {
                 continue;
@@ -207,13 +217,46 @@ impl DeviceTable {
                     device.transport.kick(queue as u32, None);
                 }
             });
+            device.listen_again();
             if device.transport.has_work() {
+                let before = device.transport.counters().requests;
                 device.transport.run(ram, BUDGET, &mut self.scratch);
-                more |= device.transport.has_work();
+                match device.poll(before) {
+                    Next::Yield => idle = true,
+                    Next::Wait | Next::Look | Next::Arm => more |= device.transport.has_work(),
+                }
                 self.settle(index);
             }
         }
-        more
+        if idle && !more {
+            counters::add(&counters::YIELDS, 1);
+            sched::yield_now(&XEN);
+        }
+        more || idle
+    }
+
+    /// The driver of a device has said how it wants to be interrupted, and how it kicks.
+    pub fn connect(&mut self, slot: SlotIndex, bound: Bound) {
+        if let Some(Some(device)) = self.slots.get_mut(slot.index()) {
+            device.signal.connect(bound.interrupt);
+            device.ports = bound.doorbells;
+            // What was asked for before.
+            self.settle(slot.index());
+        }
+    }
+
+    /// The driver of a device has gone.
+    pub fn disconnect(&mut self, slot: SlotIndex) {
+        if let Some(Some(device)) = self.slots.get_mut(slot.index()) {
+            device.disconnect();
+        }
+    }
+
+    /// Gives up what is bound to the guest's event channels.
+    pub fn disconnect_all(&mut self) {
+        for device in self.slots.iter_mut().flatten() {
+            device.disconnect();
+        }
     }
 
     /// Settles every device: what failed the last time is tried again.
@@ -223,38 +266,17 @@ impl DeviceTable {
         }
     }
 
-    /// After anything that may have changed a device: its line, and what has to be logged.
+    /// After anything that may have changed a device: its interrupt, and what has to be logged.
     fn settle(&mut self, index: usize) {
         let Some(Some(device)) = self.slots.get_mut(index) else {
             return;
         };
-        let wanted = device.transport.interrupt();
-        if device.line != wanted {
-            device.line = wanted;
-            release::remember_line(device.slot, wanted);
-            let line = device.slot.pci_device();
-            match dm::set_pci_intx_level(&XEN, self.guest, line, INTX, wanted) {
-                // A guest that is gone is noticed elsewhere.
-                Ok(()) | Err(Errno::ESRCH) => {}
-                Err(error) => {
-                    // Xen has not done it: tried again with the next settling, at the latest with the next tick.
-                    device.line = !wanted;
-                    release::remember_line(device.slot, !wanted);
-                    let text = format_args!(
-                        "device {}: interrupt line to {wanted}: {error}",
-                        device.slot
-                    );
-                    warn(&mut self.limiter, &text);
-                }
-            }
-            counters::add(
-                if wanted {
-                    &counters::LINES_RAISED
-                } else {
-                    &counters::LINES_LOWERED
-                },
-                1,
-            );
+        let transport = &device.transport;
+        let wanted = Wanted::new(transport.interrupt(), &transport.counters());
+        if let Err((what, error)) = device.signal.update(self.guest, device.slot, wanted) {
+            // Tried again with the next settling, at the latest with the next tick.
+            let text = format_args!("device {}: {what}: {error}", device.slot);
+            warn(&mut self.limiter, &text);
         }
         let slot = device.slot;
         if let Some(refusal) = device.transport.take_refusal() {
@@ -282,6 +304,42 @@ fn warn(limiter: &mut RateLimiter, what: &dyn Display) {
 }
 
 impl Device {
+    /// Lets event doorbells through that were held back.
+    fn listen_again(&mut self) {
+        if self.ports.is_empty() {
+            return;
+        }
+        let masked = slots::take_masked(self.slot.index());
+        for (queue, port) in self.ports.iter().enumerate() {
+            if masked >> queue.min(63) & 1 != 0
+                && let Err(error) = events::unmask(*port)
+            {
+                log::debug!("device {}: doorbell: {error}", self.slot);
+            }
+        }
+    }
+
+    /// After a look at the queues of a polled device, which had served `before` requests: whether to look again.
+    fn poll(&mut self, before: u64) -> Next {
+        let Some(poller) = &mut self.poller else {
+            return Next::Wait;
+        };
+        let found = self.transport.counters().requests != before;
+        let next = poller.looked(found, time::now());
+        self.transport.set_polling(poller.is_polling());
+        next
+    }
+
+    fn disconnect(&mut self) {
+        self.signal.disconnect().into_iter().for_each(events::close);
+        self.ports.drain(..).for_each(events::close);
+    }
+
+    /// How it is kicked.
+    pub fn doorbell(&self) -> Doorbell {
+        self.doorbell
+    }
+
     /// The slot it is in.
     pub fn slot(&self) -> SlotIndex {
         self.slot
@@ -302,6 +360,7 @@ impl Device {
             ("passes", queue.passes),
             ("requests", queue.requests),
             ("interrupts", queue.interrupts),
+            ("config-interrupts", queue.config_interrupts),
             ("suppressed", queue.suppressed),
             ("bad-accesses", queue.bad_accesses),
             ("faults", queue.faults),
@@ -315,6 +374,7 @@ impl Device {
             ("zeroings", disk.zeroings),
             ("others", disk.others),
             ("errors", disk.errors),
+            ("payload", slots::payload(self.slot.index())),
         ]
         .to_vec()
     }

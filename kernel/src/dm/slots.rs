@@ -8,7 +8,7 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use vd_config::{MAX_QUEUES, SLOTS as DEVICES};
+use vd_config::{MAX_QUEUES, SLOTS as DEVICES, SlotIndex as DeviceSlot};
 use vd_ioreq::engine::{CompleteError, Engine, Outcome, Ticket};
 use vd_ioreq::page::SlotPage;
 use vd_ioreq::slot::{CONTROL_OFFSET, Control, DATA_OFFSET, SLOT_SIZE, SLOTS_PER_PAGE};
@@ -18,6 +18,7 @@ use volatile::VolatilePtr;
 use xen_hypercall::event_channel;
 
 use crate::arch::IrqLock;
+use crate::counters;
 use crate::xen::XEN;
 use crate::xen::events::{self, Happened};
 
@@ -49,6 +50,17 @@ static KICKS: Kicks<AtomicU64, DEVICES, QUEUES> = Kicks::new(
     [const { AtomicU64::new(0) }; DEVICES],
     [const { [const { AtomicU64::new(0) }; QUEUES] }; DEVICES],
 );
+
+/// Recipient's queue of a doorbell for all queues of its device: the value says which.
+pub const ANY_QUEUE: u16 = u16::MAX;
+/// The value written last to the port doorbell of each device.
+static PAYLOADS: [AtomicU64; DEVICES] = [const { AtomicU64::new(0) }; DEVICES];
+/// Event doorbells that were rung too often since the last pass, a bit a queue, by device: masked until the next one.
+static MASKED: [AtomicU64; DEVICES] = [const { AtomicU64::new(0) }; DEVICES];
+
+/// Numbers of event sources: below it the slots, above it doorbells, device and queue in six bits each.
+const DOORBELL: u16 = 0x4000;
+const QUEUE_BITS: u32 = 6;
 
 /// The mapped ioreq page.
 #[derive(Clone, Copy, Debug)]
@@ -184,6 +196,48 @@ pub fn on_event(slot: u16) {
     act(slot, outcome);
 }
 
+/// What rings as an event for a queue of a device.
+pub fn doorbell_source(device: DeviceSlot, queue: u16) -> events::Source {
+    let queue = queue & ((1 << QUEUE_BITS) - 1);
+    events::Source::Image(DOORBELL | u16::from(device.get()) << QUEUE_BITS | queue)
+}
+
+/// Serves the event of a source: of a slot, or a doorbell. For the interrupt handler.
+pub fn on_source(port: xen_hypercall::EvtchnPort, source: u16) {
+    if source & DOORBELL == 0 {
+        return on_event(source);
+    }
+    let device = usize::from((source & !DOORBELL) >> QUEUE_BITS);
+    let queue = usize::from(source & ((1 << QUEUE_BITS) - 1));
+    counters::add(&counters::EVENT_DOORBELLS, 1);
+    if DOORBELLS.fetch_add(1, Ordering::Relaxed) >= DOORBELLS_PER_PASS
+        && let Some(masked) = MASKED.get(device)
+    {
+        // Whoever sends without end is not heard again before the main loop has had its turn.
+        events::mask(port);
+        masked.fetch_or(1 << queue.min(63), Ordering::Release);
+    }
+    kick_queue(device, queue, None);
+}
+
+/// Takes the queues of a device whose event doorbells have to be let through again.
+pub fn take_masked(device: usize) -> u64 {
+    MASKED.get(device).map_or(0, |masked| {
+        if masked.load(Ordering::Relaxed) == 0 {
+            0
+        } else {
+            masked.swap(0, Ordering::Acquire)
+        }
+    })
+}
+
+/// The value written last to a device's port doorbell.
+pub fn payload(device: usize) -> u64 {
+    PAYLOADS
+        .get(device)
+        .map_or(0, |value| value.load(Ordering::Relaxed))
+}
+
 /// A pass of the main loop begins: the handler may answer doorbells again.
 pub fn new_pass() {
     if DOORBELLS.load(Ordering::Relaxed) != 0 {
@@ -212,14 +266,24 @@ fn act(slot: SlotIndex, outcome: Outcome) {
 }
 
 fn ring(kick: &Kick) {
-    let recipient = kick.recipient;
-    // Doorbells are of 32 bits, and have a queue each.
-    KICKS.ring(
-        recipient.device.into(),
-        recipient.queue.into(),
-        kick.value as u32,
-        || events::mark(Happened::WORK),
-    );
+    let Kick { recipient, value } = *kick;
+    let queue = if recipient.queue == ANY_QUEUE {
+        counters::add(&counters::PORT_DOORBELLS, 1);
+        if let Some(payload) = PAYLOADS.get(usize::from(recipient.device)) {
+            payload.store(value, Ordering::Relaxed);
+        }
+        // The value that the guest wrote says which queue (virtio 1.3, 4.2.2 QueueNotify).
+        (value & 0xffff) as usize
+    } else {
+        recipient.queue.into()
+    };
+    // Doorbells are of 32 bits at most.
+    kick_queue(recipient.device.into(), queue, Some(value as u32));
+}
+
+/// Marks a queue of a device for the main loop, with what the guest wrote if it wrote something.
+fn kick_queue(device: usize, queue: usize, value: Option<u32>) {
+    KICKS.ring(device, queue, value, || events::mark(Happened::WORK));
 }
 
 /// Calls `kicked` for each queue of a device that was kicked, with what the guest wrote if that is certain.

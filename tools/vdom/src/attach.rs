@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use vd_config::{Devices, State, keys};
+use vd_config::xenbus::{self, BackendPath, BusState, FrontendPath};
+use vd_config::{Devices, SlotIndex, State, TargetType, keys};
 
 use crate::failure::{At, Failure, Trouble};
 use crate::host::{Change, Domain, Host, node};
@@ -37,7 +38,7 @@ pub(crate) fn attach(
     rollback: &mut Rollback<'_>,
     driver: &Domain,
     guest: &Domain,
-    devices: &Devices,
+    (kind, devices): (TargetType, &Devices),
     timeout: Duration,
 ) -> Result<(), Failure> {
     let host = &mut *rollback.host;
@@ -52,9 +53,26 @@ pub(crate) fn attach(
         &driver.name,
         &format!("describing {} device(s) in xenstore", devices.len()),
     );
+    let mut changes = match kind {
+        TargetType::Hvm => Vec::new(),
+        TargetType::Pvh => xenbus_devices(driver.id, guest.id, devices),
+    };
+    changes.extend(description(driver.id, guest.id, kind, devices));
     host.store
-        .change(&description(driver.id, guest.id, devices))
+        .change(&changes)
         .at(&driver.name, "describe devices")?;
+    if kind == TargetType::Pvh {
+        rollback.push(Undo::RemoveNodes {
+            domain: driver.name.clone(),
+            paths: devices
+                .iter()
+                .flat_map(|(slot, _)| {
+                    let (frontend, backend) = xenbus_paths(driver.id, guest.id, slot);
+                    [frontend, backend]
+                })
+                .collect(),
+        });
+    }
     let written = [
         keys::COMMIT,
         keys::VERSION,
@@ -70,7 +88,7 @@ pub(crate) fn attach(
 }
 
 /// What has to be in xenstore; the marker comes last.
-fn description(driver: u16, guest: u16, devices: &Devices) -> Vec<Change> {
+fn description(driver: u16, guest: u16, kind: TargetType, devices: &Devices) -> Vec<Change> {
     let write = |key: &str, value: String| Change::Write {
         path: node(driver, key),
         value,
@@ -78,10 +96,7 @@ fn description(driver: u16, guest: u16, devices: &Devices) -> Vec<Change> {
     let mut changes = vec![
         write(keys::VERSION, keys::VERSION_VALUE.into()),
         write(keys::TARGET, guest.to_string()),
-        write(
-            keys::TARGET_TYPE,
-            vd_config::TargetType::Hvm.as_str().into(),
-        ),
+        write(keys::TARGET_TYPE, kind.as_str().into()),
     ];
     for (slot, device) in devices.iter() {
         let infallible = device.write_pairs::<std::convert::Infallible>(|key, value| {
@@ -94,6 +109,59 @@ fn description(driver: u16, guest: u16, devices: &Devices) -> Vec<Change> {
         let Ok(()) = infallible;
     }
     changes.push(write(keys::COMMIT, keys::COMMIT_VALUE.into()));
+    changes
+}
+
+/// Directories of the front end and of the back end.
+fn xenbus_paths(driver: u16, guest: u16, slot: SlotIndex) -> (String, String) {
+    let backend = BackendPath {
+        driver: Some(driver),
+        guest,
+        slot,
+    };
+    (
+        FrontendPath { guest, slot }.to_string(),
+        backend.to_string(),
+    )
+}
+
+/// What a guest without ACPI finds the devices by. Each end owns its directory and may read the other's.
+fn xenbus_devices(driver: u16, guest: u16, devices: &Devices) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for (slot, _) in devices.iter() {
+        let (frontend, backend) = xenbus_paths(driver, guest, slot);
+        let initialising = BusState::Initialising.as_str();
+        for (path, (owner, reader), pairs) in [
+            (
+                &backend,
+                (driver, guest),
+                [
+                    (xenbus::FRONTEND, frontend.clone()),
+                    (xenbus::FRONTEND_ID, guest.to_string()),
+                    (xenbus::STATE, initialising.to_owned()),
+                ],
+            ),
+            (
+                &frontend,
+                (guest, driver),
+                [
+                    (xenbus::BACKEND, backend.clone()),
+                    (xenbus::BACKEND_ID, driver.to_string()),
+                    (xenbus::STATE, initialising.to_owned()),
+                ],
+            ),
+        ] {
+            changes.push(Change::Directory {
+                path: path.clone(),
+                owner,
+                reader,
+            });
+            changes.extend(pairs.map(|(key, value)| Change::Write {
+                path: format!("{path}/{key}"),
+                value,
+            }));
+        }
+    }
     changes
 }
 
@@ -174,7 +242,11 @@ pub(crate) fn run(
 ) -> Result<(), Failure> {
     let driver = existing(host, driver)?;
     let guest = existing(host, guest)?;
-    check_pair(host, &driver, &guest)?;
+    let kind = check_pair(host, &driver, &guest)?;
+    devices.check_guest(kind).map_err(|(slot, error)| {
+        Trouble::new(format!("slot {slot}: {error}"), "correct this device")
+            .at(&guest.name, "check devices")
+    })?;
     let mut rollback = Rollback::new(host);
     if !rollback
         .host
@@ -188,7 +260,7 @@ pub(crate) fn run(
             paths,
         });
     }
-    attach(&mut rollback, &driver, &guest, devices, timeout)?;
+    attach(&mut rollback, &driver, &guest, (kind, devices), timeout)?;
     rollback.keep();
     host.report.say(&format!(
         "{} (id {}) serves {} device(s) to {} (id {})",
@@ -211,8 +283,8 @@ fn existing(host: &mut Host, name: &str) -> Result<Domain, Failure> {
     })
 }
 
-/// Finds what would make attaching pointless, before set_target, which cannot be taken back.
-fn check_pair(host: &mut Host, driver: &Domain, guest: &Domain) -> Result<(), Failure> {
+/// Finds what would make attaching pointless, before set_target, which cannot be taken back. Gives the guest's type.
+fn check_pair(host: &mut Host, driver: &Domain, guest: &Domain) -> Result<TargetType, Failure> {
     const STEP: &str = "check domains";
     let fail = |domain: &Domain, what: String, remedy: &str| {
         Err(Trouble::new(what, remedy).at(&domain.name, STEP))
@@ -234,13 +306,15 @@ fn check_pair(host: &mut Host, driver: &Domain, guest: &Domain) -> Result<(), Fa
     let kind = host
         .text(&format!("/libxl/{}/type", guest.id))
         .at(&guest.name, STEP)?;
-    if let Some(kind) = kind.filter(|kind| kind != "hvm") {
+    // A toolstack that says nothing about it makes HVM guests.
+    let kind = kind.unwrap_or_else(|| TargetType::Hvm.as_str().into());
+    let Ok(kind) = TargetType::parse(kind.as_bytes()) else {
         return fail(
             guest,
             format!("a guest of type {kind} cannot be served: it finds no virtio-mmio devices"),
-            "use type = \"hvm\" in its configuration",
+            "use type = \"hvm\" or type = \"pvh\" in its configuration",
         );
-    }
+    };
     let info = host
         .hypervisor
         .domain_info(guest.id)
@@ -259,7 +333,7 @@ fn check_pair(host: &mut Host, driver: &Domain, guest: &Domain) -> Result<(), Fa
                     "it is running: it has the devices only if it looks for them after this",
                 );
             }
-            Ok(())
+            Ok(kind)
         }
         None => fail(
             guest,

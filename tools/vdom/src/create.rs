@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use vd_config::TargetType;
+
 use crate::attach;
 use crate::driver::{Driver, Source};
 use crate::failure::{At, Failure, Trouble};
@@ -51,12 +53,12 @@ pub(crate) fn run(host: &mut Host, plan: &Plan, options: Options) -> Result<(), 
     let driver_domain = start_driver(&mut rollback, driver, &driver_config)?;
     dir.write_driver(&driver_domain)
         .at(&driver.name, "record driver domain")?;
-    let guest_domain = create_guest(&mut rollback, guest, &table)?;
+    let guest_domain = create_guest(&mut rollback, guest, table.as_deref())?;
     attach::attach(
         &mut rollback,
         &driver_domain,
         &guest_domain,
-        &guest.devices,
+        (guest.kind, &guest.devices),
         options.timeout,
     )?;
     if !options.paused {
@@ -97,17 +99,27 @@ fn check_free(host: &mut Host, name: &str) -> Result<(), Failure> {
 }
 
 /// Makes the files that xl is going to read.
-fn files(rollback: &mut Rollback<'_>, plan: &Plan) -> Result<(RunDir, PathBuf, PathBuf), Failure> {
+fn files(
+    rollback: &mut Rollback<'_>,
+    plan: &Plan,
+) -> Result<(RunDir, Option<PathBuf>, PathBuf), Failure> {
     const STEP: &str = "write files";
     let name = &plan.guest.name;
     let mut dir = RunDir::of(&rollback.host.run_dir, name);
-    rollback.host.report.step(
-        name,
-        &format!("writing its ACPI table to {}", dir.path().display()),
-    );
+    rollback
+        .host
+        .report
+        .step(name, &format!("writing files to {}", dir.path().display()));
     dir.make().at(name, STEP)?;
     rollback.push(Undo::RemoveDir(dir.path().to_owned()));
-    let table = dir.write_table(&ssdt::table()).at(name, STEP)?;
+    // A PVH guest gets no firmware, and so no table.
+    let table = match plan.guest.kind {
+        TargetType::Hvm => {
+            let table = ssdt::table(Some(&plan.guest.devices));
+            Some(dir.write_table(&table).at(name, STEP)?)
+        }
+        TargetType::Pvh => None,
+    };
     let config = match &plan.driver.source {
         Source::Text(text) => dir.write_driver_config(text).at(&plan.driver.name, STEP)?,
         Source::File { path, .. } => path.clone(),
@@ -137,11 +149,13 @@ fn start_driver(
 fn create_guest(
     rollback: &mut Rollback<'_>,
     guest: &Guest,
-    table: &Path,
+    table: Option<&Path>,
 ) -> Result<Domain, Failure> {
-    let table = table.display().to_string();
     let mut overrides = guest.overrides.clone();
-    overrides.push(format!("acpi_firmware={}", crate::driver::quote(&table)));
+    if let Some(table) = table {
+        let table = table.display().to_string();
+        overrides.push(format!("acpi_firmware={}", crate::driver::quote(&table)));
+    }
     create(
         rollback,
         &guest.name,

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vd_config::Devices;
+use vd_config::{Devices, TargetType};
 
 use crate::failure::Trouble;
 use crate::xlcfg::{Config, Setting, SyntaxError};
@@ -52,6 +52,7 @@ pub(crate) enum DriverSource {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Guest {
     pub(crate) name: String,
+    pub(crate) kind: TargetType,
     pub(crate) config: PathBuf,
     /// The operator's settings for xl, then those that vdom adds; the table's path is not among them.
     pub(crate) overrides: Vec<String>,
@@ -106,14 +107,17 @@ impl Guest {
     ) -> Result<Self, Trouble> {
         check_keys(config)?;
         let name = domain_name(config)?;
-        check_type(config)?;
-        check_acpi(config)?;
+        let kind = guest_type(config)?;
+        if kind == TargetType::Hvm {
+            check_acpi(config)?;
+        }
         let mut guest = Self {
             config: path.to_owned(),
             overrides: overrides.to_vec(),
             notes: Vec::new(),
             memory_mib: memory_mib(config)?,
-            devices: devices(config)?,
+            devices: devices(config, kind)?,
+            kind,
             driver: driver_source(config, path, &name)?,
             name,
         };
@@ -187,7 +191,7 @@ fn check_name(name: &str) -> Result<String, String> {
     Ok(name.to_owned())
 }
 
-fn check_type(config: &Config) -> Result<(), Trouble> {
+fn guest_type(config: &Config) -> Result<TargetType, Trouble> {
     let text = |key| config.get(key).map(Setting::text).transpose();
     let pvh = config
         .get("pvh")
@@ -202,10 +206,8 @@ fn check_type(config: &Config) -> Result<(), Trouble> {
         (None, _) => "pv",
     };
     let reason = match kind {
-        "hvm" => return Ok(()),
-        "pvh" => {
-            "it has no I/O APIC and xl gives it no ACPI table, so that it finds no virtio-mmio device"
-        }
+        "hvm" => return Ok(TargetType::Hvm),
+        "pvh" => return Ok(TargetType::Pvh),
         "pv" => {
             "it has neither emulated devices nor ACPI (a configuration without type= is a PV guest)"
         }
@@ -213,7 +215,7 @@ fn check_type(config: &Config) -> Result<(), Trouble> {
     };
     Err(Trouble::new(
         format!("a guest of type {kind} cannot be served: {reason}"),
-        "use type = \"hvm\"",
+        "use type = \"hvm\" or type = \"pvh\"",
     ))
 }
 
@@ -270,7 +272,7 @@ pub(crate) fn memory_mib(config: &Config) -> Result<u64, Trouble> {
     }
 }
 
-fn devices(config: &Config) -> Result<Devices, Trouble> {
+fn devices(config: &Config, kind: TargetType) -> Result<Devices, Trouble> {
     const EXAMPLE: &str =
         "add vdom_devices = [ \"type=blk,backend=ram:64M\" ]; or use plain `xl create`";
     let setting = config.get("vdom_devices").ok_or_else(|| {
@@ -286,19 +288,31 @@ fn devices(config: &Config) -> Result<Devices, Trouble> {
             EXAMPLE,
         ));
     }
-    Devices::parse(texts.iter().map(|(_, text)| text.as_bytes())).map_err(|(index, error)| {
-        let line = texts
-            .get(index)
-            .map_or(setting.place.line, |(line, _)| *line);
+    let devices = Devices::parse(texts.iter().map(|(_, text)| text.as_bytes())).map_err(
+        |(index, error)| {
+            let line = texts
+                .get(index)
+                .map_or(setting.place.line, |(line, _)| *line);
+            Trouble::new(
+                format!(
+                    "{}:{line}: vdom_devices: device {}: {error}",
+                    setting.place.source,
+                    index + 1
+                ),
+                "correct this device",
+            )
+        },
+    )?;
+    devices.check_guest(kind).map_err(|(slot, error)| {
         Trouble::new(
             format!(
-                "{}:{line}: vdom_devices: device {}: {error}",
-                setting.place.source,
-                index + 1
+                "{}: vdom_devices: slot {slot}: {error}",
+                setting.place.source
             ),
             "correct this device",
         )
-    })
+    })?;
+    Ok(devices)
 }
 
 fn driver_source(config: &Config, path: &Path, guest: &str) -> Result<DriverSource, Trouble> {

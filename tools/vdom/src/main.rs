@@ -223,7 +223,7 @@ fn output(bytes: &[u8]) -> Result<(), Trouble> {
 
 fn write_table(path: Option<&Path>) -> Result<(), Failure> {
     const STEP: &str = "write ACPI table";
-    let table = ssdt::table();
+    let table = ssdt::table(None);
     match path {
         Some(path) => std::fs::write(path, table)
             .map_err(|error| {

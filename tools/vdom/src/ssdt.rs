@@ -1,4 +1,4 @@
-//! The guest's ACPI table: one device a slot, the same in every guest.
+//! The guest's ACPI table: one device a slot, the same in every guest but for interrupts that are edge-triggered.
 //!
 //! A stock kernel finds virtio-mmio devices by `_HID` "LNRO0005". Slots without a device answer DeviceID 0, which
 //! drivers skip, so the table need not know which slots are in use.
@@ -8,8 +8,8 @@ use acpi_tables::aml::{
 };
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
-use vd_config::SlotIndex;
 use vd_config::slot::WINDOW_SIZE;
+use vd_config::{Devices, Interrupt as Delivery, SlotIndex, TargetType};
 
 /// Bytes of a table's header.
 const HEADER: u32 = 36;
@@ -17,14 +17,18 @@ const HEADER: u32 = 36;
 const REVISION: u8 = 2;
 
 /// The device of one slot.
-struct Slot(SlotIndex);
+struct Slot {
+    slot: SlotIndex,
+    /// Whether its interrupt is edge-triggered.
+    edge: bool,
+}
 
 impl Aml for Slot {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
-        let Slot(slot) = self;
+        let Slot { slot, edge } = *self;
         let base = u32::try_from(slot.base()).unwrap_or(u32::MAX);
         let window = Memory32Fixed::new(true, base, WINDOW_SIZE as u32);
-        let (consumer, edge, active_low, shared) = (true, false, false, false);
+        let (consumer, active_low, shared) = (true, false, false);
         let interrupt = Interrupt::new(consumer, edge, active_low, shared, slot.gsi());
         Device::new(
             Path::new(&format!("VD{:02}", slot.get())),
@@ -42,9 +46,18 @@ impl Aml for Slot {
     }
 }
 
-/// The table, as xl's `acpi_firmware=` wants it in a file.
-pub(crate) fn table() -> Vec<u8> {
-    let slots: Vec<Slot> = SlotIndex::all().map(Slot).collect();
+/// The table, as xl's `acpi_firmware=` wants it in a file, for these devices if they are known.
+pub(crate) fn table(devices: Option<&Devices>) -> Vec<u8> {
+    let is_edge = |slot| {
+        let device = devices.and_then(|devices| devices.get(slot));
+        device.is_some_and(|device| device.interrupt(TargetType::Hvm) == Delivery::Edge)
+    };
+    let slots: Vec<Slot> = SlotIndex::all()
+        .map(|slot| Slot {
+            slot,
+            edge: is_edge(slot),
+        })
+        .collect();
     let devices: Vec<&dyn Aml> = slots.iter().map(|slot| slot as &dyn Aml).collect();
     let mut body = Vec::new();
     Scope::new(Path::new("\\_SB_"), devices).to_aml_bytes(&mut body);

@@ -37,6 +37,10 @@ fn all_keys_are_understood() {
     assert!(device.readonly());
     assert_eq!(device.block_size(), BlockSize::B4096);
     assert_eq!((device.queues(), device.queue_size()), (4, 1024));
+    let (_, device) =
+        parse("type=blk,backend=module,interrupt=msi,doorbell=event-channel").unwrap();
+    assert_eq!(device.interrupt(TargetType::Pvh), Interrupt::Msi);
+    assert_eq!(device.doorbell(), Doorbell::EventChannel);
 }
 
 #[test]
@@ -47,6 +51,10 @@ fn optional_keys_have_defaults() {
     assert_eq!((device.serial(), device.readonly()), (None, false));
     assert_eq!(device.block_size(), BlockSize::B512);
     assert_eq!((device.queues(), device.queue_size()), (1, 256));
+    assert_eq!(device.doorbell(), Doorbell::Mmio);
+    for guest in TargetType::ALL {
+        assert_eq!(device.interrupt(guest), Interrupt::default_for(guest));
+    }
 }
 
 #[test]
@@ -188,21 +196,35 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
         serial,
         any::<bool>(),
         any::<bool>(),
-        1..=MAX_QUEUES,
-        1..=15_u32,
+        (1..=MAX_QUEUES, 1..=15_u32),
+        proptest::option::of(proptest::sample::select(&Interrupt::ALL[..])),
+        proptest::option::of(proptest::sample::select(&Doorbell::ALL[..])),
     )
         .prop_map(
-            |(block_size, blocks, serial, readonly, packed, queues, shift)| DeviceDescription {
-                kind: DeviceType::Blk,
-                backend: blocks.map_or(Backend::Module, |blocks| {
-                    Backend::Ram(ByteSize(blocks * u64::from(block_size.bytes())))
-                }),
-                serial: serial.map(|text| Serial::new(text.as_bytes()).unwrap()),
+            |(
+                block_size,
+                blocks,
+                serial,
                 readonly,
                 packed,
-                queues: Queues::new(queues).unwrap(),
-                queue_size: QueueSize::new(1 << shift).unwrap(),
-                block_size,
+                (queues, shift),
+                interrupt,
+                doorbell,
+            )| {
+                DeviceDescription {
+                    kind: DeviceType::Blk,
+                    backend: blocks.map_or(Backend::Module, |blocks| {
+                        Backend::Ram(ByteSize(blocks * u64::from(block_size.bytes())))
+                    }),
+                    serial: serial.map(|text| Serial::new(text.as_bytes()).unwrap()),
+                    readonly,
+                    packed,
+                    queues: Queues::new(queues).unwrap(),
+                    queue_size: QueueSize::new(1 << shift).unwrap(),
+                    block_size,
+                    interrupt,
+                    doorbell,
+                }
             },
         )
 }
@@ -252,7 +274,7 @@ proptest! {
     /// Strings that are nearly right reach deeper than random bytes do.
     #[test]
     fn nearly_right_strings_give_a_device_or_an_error_with_a_remedy(
-        text in "((slot|type|backend|serial|readonly|block-size|packed|queues|queue-size)=(blk|module|ram:[0-9]{0,22}[KMG]?|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
+        text in "((slot|type|backend|serial|readonly|block-size|packed|queues|queue-size|interrupt|doorbell)=(blk|module|msi|polled|ram:[0-9]{0,22}[KMG]?|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
     ) {
         match DeviceDescription::parse(text.as_bytes()) {
             Ok((_, device)) => {

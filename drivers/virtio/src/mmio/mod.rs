@@ -74,6 +74,8 @@ pub struct MmioTransport<D, const QUEUES: usize> {
     generation: u32,
     fault: Option<Fault>,
     refusal: Option<Refusal>,
+    /// Notifications stay off, and every queue counts as kicked.
+    polling: bool,
     /// The queue that is served first in the next pass.
     turn: usize,
     counters: Counters,
@@ -104,6 +106,7 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
             generation: 0,
             fault: None,
             refusal: None,
+            polling: false,
             turn: 0,
             counters: Counters::default(),
         }
@@ -186,6 +189,7 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
         self.generation = self.generation.wrapping_add(1);
         if self.is_running() {
             self.interrupt |= INTERRUPT_CONFIG;
+            bump(&mut self.counters.config_interrupts);
         }
         result
     }

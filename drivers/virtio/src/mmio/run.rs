@@ -52,6 +52,18 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
         }
     }
 
+    /// Says whether to poll: then [`MmioTransport::run`] asks the driver not to kick, and there is always something to
+    /// do, so that every pass looks at every queue. When it ends, the next pass asks for kicks again and looks once
+    /// more, so that no request is overlooked.
+    pub fn set_polling(&mut self, polling: bool) {
+        self.polling = polling;
+        if polling && self.is_running() {
+            for slot in &mut self.queues {
+                slot.kicked = slot.queue.is_some();
+            }
+        }
+    }
+
     /// Whether [`MmioTransport::run`] has something to do.
     pub fn has_work(&self) -> bool {
         self.is_running() && self.queues.iter().any(|slot| slot.kicked)
@@ -94,6 +106,7 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
             device,
             counters,
             interrupt,
+            polling,
             ..
         } = self;
         let number = u16::try_from(index).unwrap_or(u16::MAX);
@@ -115,7 +128,7 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
             let progress = device.run(&mut pass, scratch)?;
             queue.publish(mem)?;
             // Out of budget: the queue stays kicked, and the driver need not kick it again.
-            *kicked = *budget == 0;
+            *kicked = *budget == 0 || *polling;
             if *kicked || progress == Progress::Waiting || !queue.enable_notifications(mem)? {
                 break;
             }
@@ -139,6 +152,7 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
         // Only a driver that has said DRIVER_OK expects a notification (2.1.2).
         if self.status.contains(Status::DRIVER_OK) {
             self.interrupt |= INTERRUPT_CONFIG;
+            bump(&mut self.counters.config_interrupts);
         }
     }
 }

@@ -38,9 +38,65 @@ pub fn guards() -> [u64; 4] {
     ]
 }
 
-struct Tables {
+/// The tables of one CPU.
+#[derive(Debug)]
+pub struct Tables {
     tss: TaskStateSegment,
     gdt: GlobalDescriptorTable,
+}
+
+/// The tops of the stacks for what must not run on the interrupted one.
+#[derive(Clone, Copy, Debug)]
+pub struct EmergencyStacks {
+    /// For double faults.
+    pub double_fault: u64,
+    /// For NMIs.
+    pub nmi: u64,
+    /// For machine checks.
+    pub machine_check: u64,
+}
+
+impl Tables {
+    /// Empty tables.
+    #[must_use]
+    #[allow(
+        clippy::new_without_default,
+        reason = "tables are a static or leaked, never a value"
+    )]
+    pub const fn new() -> Self {
+        Self {
+            tss: TaskStateSegment::new(),
+            gdt: GlobalDescriptorTable::new(),
+        }
+    }
+
+    /// Fills the tables and loads them into this CPU.
+    ///
+    /// # Safety
+    /// Call once for each, with interrupts masked. The stacks are this CPU's alone.
+    pub unsafe fn load(&'static mut self, stacks: &EmergencyStacks) {
+        // Field by field: the structure is packed, so that a reference into it could be misaligned.
+        for (index, top) in [
+            (DOUBLE_FAULT_IST, stacks.double_fault),
+            (NMI_IST, stacks.nmi),
+            (MACHINE_CHECK_IST, stacks.machine_check),
+        ] {
+            self.tss.interrupt_stack_table[usize::from(index)] = VirtAddr::new(top);
+        }
+        let code = self.gdt.append(Descriptor::kernel_code_segment());
+        self.gdt.append(Descriptor::kernel_data_segment());
+        let tss = self.gdt.append(Descriptor::tss_segment(&self.tss));
+        self.gdt.load();
+        // SAFETY: the selectors were appended just above; the null selector is
+        // valid for data segments in 64-bit mode at privilege level 0.
+        unsafe {
+            CS::set_reg(code);
+            DS::set_reg(SegmentSelector::NULL);
+            ES::set_reg(SegmentSelector::NULL);
+            SS::set_reg(SegmentSelector::NULL);
+            load_tss(tss);
+        }
+    }
 }
 
 struct Static(UnsafeCell<Tables>);
@@ -49,35 +105,20 @@ struct Static(UnsafeCell<Tables>);
 // and only read by the CPU afterwards.
 unsafe impl Sync for Static {}
 
-static TABLES: Static = Static(UnsafeCell::new(Tables {
-    tss: TaskStateSegment::new(),
-    gdt: GlobalDescriptorTable::new(),
-}));
+static TABLES: Static = Static(UnsafeCell::new(Tables::new()));
 
-/// Builds and loads the tables.
+/// Builds and loads the tables of the boot CPU.
 ///
 /// # Safety
 /// Call once, early, on the boot CPU with interrupts masked.
 pub unsafe fn init() {
     // SAFETY: the only reference, by the caller's promise.
     let tables: &'static mut Tables = unsafe { &mut *TABLES.0.get() };
-    // Field by field: the structure is packed, so that a reference into it could be misaligned.
-    tables.tss.interrupt_stack_table[usize::from(DOUBLE_FAULT_IST)] =
-        VirtAddr::new(DOUBLE_FAULT_STACK.top());
-    tables.tss.interrupt_stack_table[usize::from(NMI_IST)] = VirtAddr::new(NMI_STACK.top());
-    tables.tss.interrupt_stack_table[usize::from(MACHINE_CHECK_IST)] =
-        VirtAddr::new(MACHINE_CHECK_STACK.top());
-    let code = tables.gdt.append(Descriptor::kernel_code_segment());
-    tables.gdt.append(Descriptor::kernel_data_segment());
-    let tss = tables.gdt.append(Descriptor::tss_segment(&tables.tss));
-    tables.gdt.load();
-    // SAFETY: the selectors were appended just above; the null selector is
-    // valid for data segments in 64-bit mode at privilege level 0.
-    unsafe {
-        CS::set_reg(code);
-        DS::set_reg(SegmentSelector::NULL);
-        ES::set_reg(SegmentSelector::NULL);
-        SS::set_reg(SegmentSelector::NULL);
-        load_tss(tss);
-    }
+    let stacks = EmergencyStacks {
+        double_fault: DOUBLE_FAULT_STACK.top(),
+        nmi: NMI_STACK.top(),
+        machine_check: MACHINE_CHECK_STACK.top(),
+    };
+    // SAFETY: the caller's promise; the stacks are the boot CPU's.
+    unsafe { tables.load(&stacks) };
 }

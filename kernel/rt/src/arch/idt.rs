@@ -122,8 +122,8 @@ extern "C" fn spurious() {
 
 struct Static(UnsafeCell<InterruptDescriptorTable>);
 
-// SAFETY: written once by `init`, before there is a second CPU or an interrupt,
-// and only read by the CPU afterwards.
+// SAFETY: written by `init` and `set_stub` only, before there is a second CPU, and otherwise
+// only read by CPUs.
 unsafe impl Sync for Static {}
 
 static IDT: Static = Static(UnsafeCell::new(InterruptDescriptorTable::new()));
@@ -176,4 +176,26 @@ pub unsafe fn init() {
         idt[SPURIOUS_VECTOR].set_handler_addr(at(spurious));
     }
     idt.load();
+}
+
+/// Loads the table into another CPU.
+///
+/// # Safety
+/// After [`init`], and after that CPU has its own GDT with the stacks that the entries name.
+pub unsafe fn load_again() {
+    // SAFETY: nobody writes to it any more.
+    let idt: &'static InterruptDescriptorTable = unsafe { &*IDT.0.get() };
+    idt.load();
+}
+
+/// Sends a vector to a stub of the image's own.
+///
+/// # Safety
+/// After [`init`], on the boot CPU, while no other CPU runs and nothing can send that vector yet. `stub` saves every
+/// register that it changes and ends with IRETQ.
+pub unsafe fn set_stub(vector: u8, stub: extern "C" fn()) {
+    // SAFETY: the only reference at this time, by the caller's promise.
+    let idt: &'static mut InterruptDescriptorTable = unsafe { &mut *IDT.0.get() };
+    // SAFETY: the caller's promise about the stub.
+    unsafe { idt[vector].set_handler_addr(VirtAddr::from_ptr(stub as *const ())) };
 }

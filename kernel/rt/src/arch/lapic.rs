@@ -15,6 +15,7 @@ const APIC_BASE_ENABLE: u64 = 1 << 11;
 const APIC_BASE_X2APIC: u64 = 1 << 10;
 
 const X2APIC_TPR: u32 = 0x808;
+const X2APIC_EOI: u32 = 0x80b;
 const X2APIC_SVR: u32 = 0x80f;
 /// Timer, thermal, performance counter, LINT0, LINT1, error.
 const X2APIC_LVT: [u32; 6] = [0x832, 0x833, 0x834, 0x835, 0x836, 0x837];
@@ -44,4 +45,10 @@ pub fn init() -> bool {
         Msr::new(X2APIC_SVR).write(SVR_ENABLE | u64::from(SPURIOUS_VECTOR));
     }
     true
+}
+
+/// Tells the local APIC that the interrupt at hand is served: the next one may come.
+pub fn end_of_interrupt() {
+    // SAFETY: an interrupt has come through the APIC, so that the MSR exists; the write has no other effect.
+    unsafe { Msr::new(X2APIC_EOI).write(0) };
 }

@@ -186,6 +186,23 @@ pub unsafe fn init(info: &BootInfo, extra: &[u64]) -> Result<(), SpaceError> {
     Ok(())
 }
 
+/// Maps a range of guest-physical addresses without RAM at the same addresses: device registers, accesses to which
+/// leave the domain.
+///
+/// # Errors
+/// Memory for page tables, or the range is mapped already.
+pub fn map_registers(range: Range<u64>) -> Result<(), SpaceError> {
+    let region = Region {
+        range,
+        access: Access::ReadWrite,
+    };
+    SPACE.with(|space| {
+        let space = space.as_mut().ok_or(SpaceError::OutOfMemory)?;
+        // SAFETY: there is no RAM, so that nothing of this program's can be there.
+        unsafe { space.map(&region, &mut TableFrames) }.map_err(SpaceError::from)
+    })
+}
+
 /// Takes `count` consecutive guest frame numbers without RAM, mapped writable at
 /// the same address.
 pub fn special_frames(count: u64) -> Result<u64, OutOfMemory> {

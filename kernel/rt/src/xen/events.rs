@@ -11,7 +11,7 @@
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use vd_kernel_core::handover::{self, Cpu, Marks};
-use vd_kernel_core::upcall;
+use vd_kernel_core::upcall::{self, Events};
 use x86_64::instructions::interrupts;
 use xen_hypercall::event_channel::{self, Virq};
 use xen_hypercall::{Errno, EvtchnPort, VcpuId, hvm};
@@ -85,6 +85,25 @@ pub fn listen(port: EvtchnPort, source: Source) -> Result<(), Errno> {
     let entry = MEANING.get(port.0 as usize).ok_or(Errno::ERANGE)?;
     entry.store(meaning, Ordering::Release);
     // Only Xen may unmask: clearing the bit by hand would lose a pending event.
+    event_channel::unmask(&XEN, port)
+}
+
+/// Holds `port`'s events back until [`unmask`].
+pub fn mask(port: EvtchnPort) {
+    if let Some(info) = shared_info::get()
+        && (port.0 as usize) < PORTS
+    {
+        let bit = 1 << (port.0 % 64);
+        info.mask(port.0 as usize / 64)
+            .fetch_or(bit, Ordering::AcqRel);
+    }
+}
+
+/// Lets `port`'s events through again, with those that came meanwhile.
+///
+/// # Errors
+/// What Xen says.
+pub fn unmask(port: EvtchnPort) -> Result<(), Errno> {
     event_channel::unmask(&XEN, port)
 }
 
@@ -165,7 +184,7 @@ pub extern "C" fn upcall() {
 fn serve_port(port: usize) {
     match MEANING[port].load(Ordering::Acquire) {
         NOTHING => counters::add(&counters::STRAY_EVENTS, 1),
-        image if image & IMAGE != 0 => image_event(image & !IMAGE),
+        image if image & IMAGE != 0 => image_event(EvtchnPort(port as u32), image & !IMAGE),
         flag => mark(Happened::from_bits_truncate(u64::from(flag & !FLAG))),
     }
 }

@@ -46,14 +46,65 @@ fn unsuitable_domains_are_refused_before_anything_is_done() {
         ("driver", "driver", "cannot serve"),
         ("driver", "0", "cannot serve"),
         ("0", "guest", "cannot serve"),
-        ("driver", "container", "type pvh"),
         ("driver", "old", "type pv"),
     ] {
         let fake = two_domains();
-        fake.add(9, "container", "pvh");
         fake.add(10, "old", "pv");
         let before = fake.state();
         let failure = attach_to(&fake, driver, guest).unwrap_err();
+        assert!(failure.to_string().contains(reason), "{failure}");
+        assert_eq!(fake.state(), before, "{failure}");
+    }
+}
+
+#[test]
+fn a_pvh_guest_gets_xenbus_devices() {
+    let fake = two_domains();
+    fake.add(9, "small", "pvh");
+    attach_to(&fake, "driver", "small").unwrap();
+    let value = |path: &str| fake.value(path);
+    let (frontend, backend) = (
+        "/local/domain/9/device/virtio/0",
+        "/local/domain/7/backend/virtio/9/0",
+    );
+    for (path, expected) in [
+        (format!("{frontend}/backend"), backend),
+        (format!("{frontend}/backend-id"), "7"),
+        (format!("{frontend}/state"), "1"),
+        (format!("{backend}/frontend"), frontend),
+        (format!("{backend}/frontend-id"), "9"),
+        (format!("{backend}/state"), "1"),
+        (node(7, keys::TARGET_TYPE), "pvh"),
+    ] {
+        assert_eq!(value(&path).as_deref(), Some(expected), "{path}");
+    }
+    let permissions = fake.state().permissions;
+    assert_eq!(permissions.get(frontend), Some(&(9, 7)));
+    assert_eq!(permissions.get(backend), Some(&(7, 9)));
+}
+
+#[test]
+fn notifications_that_the_guest_cannot_take_are_refused_before_anything_is_done() {
+    for (guest, device, reason) in [
+        (
+            "guest",
+            "type=blk,backend=ram:1M,interrupt=msi",
+            "PVH guests",
+        ),
+        ("guest", "type=blk,backend=ram:1M,doorbell=port", "type hvm"),
+        (
+            "small",
+            "type=blk,backend=ram:1M,interrupt=edge",
+            "I/O APIC",
+        ),
+    ] {
+        let fake = two_domains();
+        fake.add(9, "small", "pvh");
+        let before = fake.state();
+        let devices = Devices::parse([device.as_bytes()]).unwrap();
+        let dir = TempDir::new("attach");
+        let mut host = fake.host(dir.path());
+        let failure = run(&mut host, "driver", guest, &devices, TIMEOUT).unwrap_err();
         assert!(failure.to_string().contains(reason), "{failure}");
         assert_eq!(fake.state(), before, "{failure}");
     }
@@ -84,22 +135,29 @@ fn a_second_guest_is_refused() {
 /// Only the target stays: Xen cannot take it back.
 #[test]
 fn a_failure_leaves_nothing_in_xenstore() {
-    let calls = {
-        let fake = two_domains();
-        attach_to(&fake, "driver", "guest").unwrap();
-        fake.0.borrow().log.len()
-    };
-    for number in 0..calls {
-        let fake = two_domains();
-        fake.0.borrow_mut().fail_at = Some(number);
-        let before = fake.state();
-        attach_to(&fake, "driver", "guest").unwrap_err();
-        let after = fake.state();
-        assert_eq!(
-            (after.tree, after.permissions),
-            (before.tree, before.permissions),
-            "call {number}"
-        );
+    for guest in ["guest", "small"] {
+        let domains = || {
+            let fake = two_domains();
+            fake.add(9, "small", "pvh");
+            fake
+        };
+        let calls = {
+            let fake = domains();
+            attach_to(&fake, "driver", guest).unwrap();
+            fake.0.borrow().log.len()
+        };
+        for number in 0..calls {
+            let fake = domains();
+            fake.0.borrow_mut().fail_at = Some(number);
+            let before = fake.state();
+            attach_to(&fake, "driver", guest).unwrap_err();
+            let after = fake.state();
+            assert_eq!(
+                (after.tree, after.permissions),
+                (before.tree, before.permissions),
+                "{guest}: call {number}"
+            );
+        }
     }
     let fake = two_domains();
     fake.0.borrow_mut().behaviour = Behaviour::Fails("no");

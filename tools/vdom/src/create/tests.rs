@@ -355,3 +355,21 @@ fn driver_config(bench: &Bench, more: &str) -> String {
         "name=\"mydriver\"\ntype=\"pvh\"\nkernel=\"{path}/image\"\nramdisk=\"{path}/disk\"\n{more}"
     )
 }
+
+#[test]
+fn a_pvh_guest_is_created_without_a_table_and_finds_its_devices_in_xenstore() {
+    let bench = Bench::new();
+    let text = GUEST.replace("\"hvm\"", "\"pvh\"");
+    bench.dir.file("web.cfg", text);
+    bench.create().unwrap();
+    let (guest, domain) = bench.fake.named("web").unwrap();
+    let (driver, _) = bench.fake.named("web-vd").unwrap();
+    assert!(domain.config.iter().all(|(key, _)| key != "acpi_firmware"));
+    for slot in [0, 5] {
+        let backend = format!("/local/domain/{driver}/backend/virtio/{guest}/{slot}");
+        let path = node(guest, &format!("device/virtio/{slot}/backend"));
+        assert_eq!(bench.fake.value(&path), Some(backend));
+    }
+    let kind = bench.fake.value(&node(driver, keys::TARGET_TYPE));
+    assert_eq!(kind.as_deref(), Some("pvh"));
+}

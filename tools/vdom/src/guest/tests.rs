@@ -73,7 +73,6 @@ fn the_old_way_to_say_hvm_is_understood() {
 
 #[test]
 fn guests_of_other_types_are_refused_with_the_reason() {
-    assert!(refusal("type='pvh'").contains("no I/O APIC"));
     assert!(refusal("type='pv'").contains("type = \"hvm\""));
     assert!(refusal("type='arm'").contains("does not know"));
     let no_type = check(&GOOD.replace("type='hvm'", ""), &[]).unwrap_err();
@@ -82,8 +81,28 @@ fn guests_of_other_types_are_refused_with_the_reason() {
         "{}",
         no_type.what
     );
-    let old_pvh = check(&GOOD.replace("type='hvm'", "builder='hvm'\npvh=1"), &[]).unwrap_err();
-    assert!(old_pvh.what.contains("type pvh"), "{}", old_pvh.what);
+}
+
+#[test]
+fn pvh_guests_need_no_acpi_and_take_other_notifications() {
+    for kind in ["type='pvh'", "builder='hvm'\npvh=1"] {
+        let text = GOOD.replace("type='hvm'", kind);
+        let guest = check(&format!("{text}acpi=0\n"), &[]).unwrap();
+        assert_eq!(guest.kind, TargetType::Pvh);
+    }
+    for (kind, keys, reason) in [
+        ("pvh", "interrupt=intx", "no"),
+        ("pvh", "interrupt=edge", "I/O APIC"),
+        ("hvm", "interrupt=event-channel", "PVH guests"),
+        ("hvm", "doorbell=event-channel", "type hvm"),
+    ] {
+        let text = GOOD
+            .replace("hvm", kind)
+            .replace("ram:1M", &format!("ram:1M,{keys}"));
+        let trouble = check(&text, &[]).unwrap_err();
+        assert!(trouble.what.contains(reason), "{}", trouble.what);
+        assert!(trouble.what.contains("slot 0"), "{}", trouble.what);
+    }
 }
 
 #[test]

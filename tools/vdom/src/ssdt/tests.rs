@@ -6,7 +6,7 @@ use super::*;
 
 #[test]
 fn the_header_is_sound() {
-    let table = table();
+    let table = table(None);
     assert_eq!(&table[..4], b"SSDT");
     let length = u32::from_le_bytes(table[4..8].try_into().unwrap());
     assert_eq!(length as usize, table.len());
@@ -15,9 +15,9 @@ fn the_header_is_sound() {
 }
 
 /// What `iasl -d` makes of the table; `None` when it was allowed to be absent.
-fn disassembled() -> Option<String> {
+fn disassembled(devices: Option<&Devices>) -> Option<String> {
     let dir = crate::testing::TempDir::new("ssdt");
-    std::fs::write(dir.path().join("ssdt.aml"), table()).unwrap();
+    std::fs::write(dir.path().join("ssdt.aml"), table(devices)).unwrap();
     let run = Command::new("iasl")
         .args(["-d", "ssdt.aml"])
         .current_dir(dir.path())
@@ -40,7 +40,9 @@ fn disassembled() -> Option<String> {
 
 #[test]
 fn acpica_reads_sixteen_devices() {
-    let Some(text) = disassembled() else { return };
+    let Some(text) = disassembled(None) else {
+        return;
+    };
     let words: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(words.contains(r#"DefinitionBlock ("", "SSDT", 2, "VIRTDM", "VDSLOTS ", 0x00000001)"#));
     assert!(words.contains(r"Scope (\_SB)"), "{text}");
@@ -74,4 +76,23 @@ fn acpica_reads_sixteen_devices() {
             "{device}"
         );
     }
+}
+
+#[test]
+fn an_interrupt_is_edge_triggered_where_a_device_wants_it() {
+    let devices = [
+        "type=blk,backend=ram:1M",
+        "type=blk,backend=ram:1M,interrupt=edge",
+    ];
+    let devices = Devices::parse(devices.map(str::as_bytes)).unwrap();
+    let Some(text) = disassembled(Some(&devices)) else {
+        return;
+    };
+    assert_eq!(text.matches("Edge, ActiveHigh").count(), 1);
+    assert_eq!(
+        text.matches("Level, ActiveHigh").count(),
+        vd_config::SLOTS - 1
+    );
+    let second = text.find("VD01").unwrap()..text.find("VD02").unwrap();
+    assert!(text[second].contains("Edge, ActiveHigh"));
 }

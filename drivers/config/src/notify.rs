@@ -1,0 +1,161 @@
+//! How a device and its driver notify one another: interrupts one way, doorbells the other.
+//!
+//! Not every kind of guest can take every path; [`Interrupt::check`] and [`Doorbell::check`] say why not.
+
+use crate::error::{ConfigError, Excerpt};
+use crate::target::TargetType;
+
+/// How a device interrupts its guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Interrupt {
+    /// A level-triggered line of the I/O APIC, up until it is acknowledged. What HVM guests get by default.
+    Intx,
+    /// The same line as a pulse.
+    Edge,
+    /// A vector of the guest's local APIC, which the guest's driver announces.
+    Msi,
+    /// An event channel, which the guest's driver makes. What PVH guests get by default.
+    EventChannel,
+}
+
+impl Interrupt {
+    /// All of them.
+    pub const ALL: [Interrupt; 4] = [Self::Intx, Self::Edge, Self::Msi, Self::EventChannel];
+
+    /// The text in configurations.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Intx => "intx",
+            Self::Edge => "edge",
+            Self::Msi => "msi",
+            Self::EventChannel => "event-channel",
+        }
+    }
+
+    /// The path that `text` names.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn parse(text: &[u8]) -> Result<Self, ConfigError> {
+        Self::ALL
+            .into_iter()
+            .find(|path| path.as_str().as_bytes() == text)
+            .ok_or_else(|| ConfigError::BadInterrupt(Excerpt::new(text)))
+    }
+
+    /// What a guest of this type gets if nothing else is asked for.
+    pub const fn default_for(guest: TargetType) -> Self {
+        match guest {
+            TargetType::Hvm => Self::Intx,
+            TargetType::Pvh => Self::EventChannel,
+        }
+    }
+
+    /// Whether a guest of this type can take it.
+    ///
+    /// # Errors
+    /// It cannot; the error says what it can.
+    pub const fn check(self, guest: TargetType) -> Result<(), ConfigError> {
+        match (guest, self) {
+            (TargetType::Hvm, Self::Intx | Self::Edge)
+            | (TargetType::Pvh, Self::Msi | Self::EventChannel) => Ok(()),
+            _ => Err(ConfigError::InterruptNotFor(guest, self)),
+        }
+    }
+}
+
+/// How a guest's driver says that there are requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Doorbell {
+    /// The register QueueNotify; it always works, whatever else there is.
+    #[default]
+    Mmio,
+    /// An I/O port as well.
+    Port,
+    /// An event channel for each queue as well.
+    EventChannel,
+    /// None while the device is busy: it looks by itself.
+    Polled,
+}
+
+impl Doorbell {
+    /// All of them.
+    pub const ALL: [Doorbell; 4] = [Self::Mmio, Self::Port, Self::EventChannel, Self::Polled];
+
+    /// The text in configurations.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mmio => "mmio",
+            Self::Port => "port",
+            Self::EventChannel => "event-channel",
+            Self::Polled => "polled",
+        }
+    }
+
+    /// The doorbell that `text` names.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn parse(text: &[u8]) -> Result<Self, ConfigError> {
+        Self::ALL
+            .into_iter()
+            .find(|doorbell| doorbell.as_str().as_bytes() == text)
+            .ok_or_else(|| ConfigError::BadDoorbell(Excerpt::new(text)))
+    }
+
+    /// Whether a guest of this type can ring it: the driver has to learn of it through xenstore.
+    ///
+    /// # Errors
+    /// It cannot; the error says what it can.
+    pub const fn check(self, guest: TargetType) -> Result<(), ConfigError> {
+        match (guest, self) {
+            (TargetType::Hvm, Self::Port | Self::EventChannel) => {
+                Err(ConfigError::DoorbellNotFor(guest, self))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_back_are_the_same() {
+        for path in Interrupt::ALL {
+            assert_eq!(Interrupt::parse(path.as_str().as_bytes()), Ok(path));
+        }
+        for doorbell in Doorbell::ALL {
+            assert_eq!(Doorbell::parse(doorbell.as_str().as_bytes()), Ok(doorbell));
+        }
+        for bad in ["", "level", "MSI", "msi ", "event_channel", "\0"] {
+            assert!(Interrupt::parse(bad.as_bytes()).is_err(), "{bad:?}");
+            assert!(Doorbell::parse(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn each_kind_of_guest_can_take_its_default_and_not_everything() {
+        for guest in TargetType::ALL {
+            assert_eq!(Interrupt::default_for(guest).check(guest), Ok(()));
+            assert_eq!(Doorbell::default().check(guest), Ok(()));
+            assert!(Interrupt::ALL.iter().any(|path| path.check(guest).is_err()));
+        }
+        let fits = |guest| {
+            Interrupt::ALL
+                .map(|path| path.check(guest).is_ok())
+                .into_iter()
+                .chain(Doorbell::ALL.map(|doorbell| doorbell.check(guest).is_ok()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            fits(TargetType::Hvm),
+            [true, true, false, false, true, false, false, true]
+        );
+        assert_eq!(
+            fits(TargetType::Pvh),
+            [false, false, true, true, true, true, true, true]
+        );
+    }
+}

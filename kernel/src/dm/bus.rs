@@ -1,0 +1,194 @@
+//! The xenbus devices of a PVH guest: its drivers' answers are bound to the devices.
+//!
+//! Control plane: it waits for xenstored, never for the guest. What it binds belongs to the devices, which give it up
+//! when the guest is released.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::Display;
+
+use vd_config::{SlotIndex, TargetType};
+use vd_kernel_core::bus::{Answer, Link, Offer, Step, Target};
+use vd_kernel_core::description::Description;
+use vd_xenbus::XsError;
+use xen_hypercall::{DomId, Errno, EvtchnPort, event_channel};
+
+use super::devices::DeviceTable;
+use super::slots;
+use crate::xen::store::Store;
+use crate::xen::{XEN, events};
+
+/// Token of the watches; the slot's number follows.
+const TOKEN: &str = "front-end-";
+
+/// All devices' connections to their drivers. A HVM guest has none: its drivers find the devices by ACPI.
+pub struct Bus {
+    guest: DomId,
+    links: Vec<Link>,
+    /// A bit for each slot whose front end may have changed.
+    changed: u32,
+}
+
+impl Bus {
+    /// The connections of a description, with nothing offered yet.
+    pub fn new(description: &Description) -> Self {
+        let offered = description.target_type == TargetType::Pvh;
+        let guest = description.target.get();
+        let links = description.devices.iter().filter(|_| offered);
+        Self {
+            guest: DomId(guest),
+            links: links
+                .map(|(slot, device)| {
+                    Link::new(Offer {
+                        guest,
+                        slot,
+                        interrupt: device.interrupt(description.target_type),
+                        doorbell: device.doorbell(),
+                        queues: device.queues(),
+                    })
+                })
+                .collect(),
+            changed: 0,
+        }
+    }
+
+    /// Offers every device, and watches what the guest's drivers say.
+    ///
+    /// # Errors
+    /// What is wrong, for the operator.
+    pub fn open(&mut self, store: &mut Store) -> Result<(), String> {
+        for link in &mut self.links {
+            let slot = link.offer().slot;
+            link.open(store)
+                .and_then(|()| watch(store, link))
+                .map_err(|error| {
+                    format!("device {slot}: offering it to the guest: {error}; vdom makes its directories")
+                })?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of a watch event.
+    pub fn note(&mut self, event: &str) {
+        let slot = event
+            .strip_prefix(TOKEN)
+            .and_then(|slot| SlotIndex::parse(slot.as_bytes()).ok());
+        if let Some(slot) = slot {
+            self.changed |= 1 << slot.get();
+        }
+    }
+
+    /// Everything may have changed.
+    pub fn note_all(&mut self) {
+        self.changed = u32::MAX;
+    }
+
+    /// The connection to xenstore is a new one, without watches.
+    ///
+    /// # Errors
+    /// xenstore's.
+    pub fn watch_again(&mut self, store: &mut Store) -> Result<(), vd_xenbus::Error> {
+        for link in &self.links {
+            watch(store, link)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at one front end that may have changed. Returns whether it has waited for xenstored.
+    pub fn service(&mut self, store: &mut Store, devices: &mut DeviceTable) -> bool {
+        let Self {
+            guest,
+            links,
+            changed,
+        } = self;
+        let is_due = |link: &&mut Link| *changed >> link.offer().slot.get() & 1 != 0;
+        let Some(link) = links.iter_mut().find(is_due) else {
+            *changed = 0;
+            return false;
+        };
+        let slot = link.offer().slot;
+        *changed &= !(1 << slot.get());
+        let mut warn = |what: &dyn Display| devices.warn(&format_args!("device {slot}: {what}"));
+        match link.look(store) {
+            Ok(Step::Nothing) => {}
+            Ok(Step::Disconnect) => {
+                devices.disconnect(slot);
+                log::debug!("device {slot}: its driver has gone");
+            }
+            Ok(Step::Connect(answer)) => match bind(*guest, slot, &answer) {
+                Ok(bound) => {
+                    devices.connect(slot, bound);
+                    let connected = link.connected(store);
+                    match connected {
+                        Ok(()) => log::debug!("device {slot}: connected to its driver"),
+                        Err(error) => log::error!("device {slot}: xenstore: {error}"),
+                    }
+                }
+                Err(error) => {
+                    warn(&format_args!("binding its driver's event channel: {error}"));
+                    if let Err(error) = link.refuse(store) {
+                        log::error!("device {slot}: xenstore: {error}");
+                    }
+                }
+            },
+            Err(trouble) => warn(&trouble),
+        }
+        true
+    }
+}
+
+fn watch(store: &mut Store, link: &Link) -> Result<(), vd_xenbus::Error> {
+    let token = format!("{TOKEN}{}", link.offer().slot);
+    match store.watch(&link.watched(), &token) {
+        // A former attempt to attach has left it.
+        Err(error) if error.refusal() == Some(XsError::EEXIST) => Ok(()),
+        result => result,
+    }
+}
+
+/// What is bound for a device: ports are of this domain.
+pub struct Bound {
+    /// Where its interrupts go.
+    pub interrupt: Target,
+    /// Its queues' doorbells.
+    pub doorbells: Vec<EvtchnPort>,
+}
+
+fn bind(guest: DomId, slot: SlotIndex, answer: &Answer) -> Result<Bound, Errno> {
+    let mut ports = Vec::new();
+    let bound = try_bind(guest, slot, answer, &mut ports);
+    if bound.is_err() {
+        ports.into_iter().for_each(events::close);
+    }
+    bound
+}
+
+/// Ports that are bound go into `ports` as well, for the case that the next cannot be.
+fn try_bind(
+    guest: DomId,
+    slot: SlotIndex,
+    answer: &Answer,
+    ports: &mut Vec<EvtchnPort>,
+) -> Result<Bound, Errno> {
+    let mut port_of = |remote: u32| {
+        let port = event_channel::bind_interdomain(&XEN, guest, EvtchnPort(remote))?;
+        ports.push(port);
+        Ok(port)
+    };
+    let interrupt = match answer.interrupt {
+        // Masked it stays: the guest has nothing to say on it.
+        Target::Port(remote) => Target::Port(port_of(remote)?.0),
+        message @ Target::Message { .. } => message,
+    };
+    let mut doorbells = Vec::new();
+    for (queue, &remote) in (0..).zip(&answer.doorbells) {
+        let port = port_of(remote)?;
+        events::listen(port, slots::doorbell_source(slot, queue))?;
+        doorbells.push(port);
+    }
+    Ok(Bound {
+        interrupt,
+        doorbells,
+    })
+}
