@@ -232,6 +232,8 @@ fn row19_a_queue_reset_with_requests_in_flight() {
 fn row16_queues_that_the_device_does_not_have() {
     let mut rig = Rig::new(8, VERSION_1);
     assert_eq!(rig.transport.queues(), 1);
+    rig.transport.write(&rig.mem, 0x100, 4, 1);
+    assert_eq!(rig.transport.counters().bad_accesses, 1, "no configuration");
     for (queue, max) in [(0, 8), (1, 0), (3, 0), (4, 0)] {
         rig.write(0x30, queue);
         assert_eq!(rig.transport.read(0x34, 4), max);

@@ -2,7 +2,9 @@
 
 use vd_virtio::fault::FaultKind;
 use vd_virtio::features::Refusal;
-use vd_virtio::mmio::{INTERRUPT_CONFIG, INTERRUPT_VRING, MAGIC, Placeholder, Status, VERSION};
+use vd_virtio::mmio::{
+    INTERRUPT_CONFIG, INTERRUPT_VRING, MAGIC, Placeholder, Status, VENDOR, VERSION,
+};
 use vd_virtio::test_util::{DriverRing, FakeMemory, NEXT, WRITE};
 use vd_virtio::{Chain, Device, DeviceId, Features, GuestMemory, MmioTransport, Pass, Progress};
 
@@ -352,7 +354,13 @@ fn row17_widths_and_alignment() {
             }
         }
     }
+    for size in [1, 2, 8] {
+        // A value that would mean something if the width were right.
+        rig.transport.write(&rig.mem, 0x70, size, 1);
+        rig.transport.write(&rig.mem, 0x100, 1, 0x77);
+    }
     assert_eq!(rig.read(0x70), 0, "nothing has happened");
+    assert_eq!(rig.transport.read(0x100, 1), 0, "not before DRIVER");
     rig.write(0x70, 3);
     for (offset, size, value) in [(0x100, 4, 0x0403_0201), (0x104, 2, 0x0605), (0x102, 1, 9)] {
         rig.transport.write(&rig.mem, offset, size, value);
@@ -620,8 +628,8 @@ fn no_shared_memory_regions() {
 fn a_placeholder_is_skipped() {
     let read = |offset, size| Placeholder.read(offset, size);
     assert_eq!(
-        [read(0, 4), read(4, 4), read(8, 4)],
-        [MAGIC.into(), VERSION.into(), 0]
+        [read(0, 4), read(4, 4), read(8, 4), read(12, 4)],
+        [MAGIC.into(), VERSION.into(), 0, VENDOR.into()]
     );
     assert_eq!(
         [read(0x70, 4), read(0, 2), read(0x100, 4), read(2, 4)],
@@ -683,5 +691,43 @@ fn row08_rings_over_each_other() {
         rig.write(0x50, 0);
         rig.run();
         assert!(rig.is_served(0, 1), "a reset heals it");
+    }
+}
+
+/// Registers that have always the same value are registers all the same.
+#[test]
+fn registers_that_never_change() {
+    let mut rig = rig();
+    assert_eq!(rig.transport.queues(), 2);
+    assert_eq!(rig.read(0x0c), u64::from(VENDOR));
+    assert_eq!(rig.read(0xc0), 0);
+    rig.write(0xac, 1);
+    assert_eq!(rig.bad(), 0);
+    for offset in [0x28, 0x3c, 0x40] {
+        rig.write(offset, 4096);
+        assert_eq!(rig.read(offset), 0, "a register of legacy devices");
+    }
+    assert_eq!(rig.bad(), 6);
+    assert_eq!(MmioTransport::<_, 1>::new(Echo::default(), 8).queues(), 1);
+}
+
+/// What is broken in a pass stays alone for the rest of it.
+#[test]
+fn a_broken_device_does_nothing_more_in_the_same_pass() {
+    for first in 0..2 {
+        let mut rig = rig();
+        rig.set_up();
+        if first == 0 {
+            // Queues take turns, and the set-up had one pass.
+            rig.run();
+        }
+        let (bad, good) = (first, 1 - first);
+        rig.rings[bad].offer(&rig.mem, 99);
+        rig.offer(good, 0);
+        rig.write(0x50, 0);
+        rig.write(0x50, 1);
+        rig.run();
+        assert_eq!(rig.read(0x70), 15 | 64);
+        assert!(rig.is_served(good, 0), "queue {good} after queue {bad}");
     }
 }

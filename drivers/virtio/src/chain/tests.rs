@@ -107,3 +107,14 @@ proptest! {
         prop_assert!(fresh.check(Gpa(0), 1024).is_ok());
     }
 }
+
+#[test]
+fn what_a_chain_consists_of() {
+    let none = test_util::chain(&[], &[]).unwrap();
+    assert!(none.is_empty() && none.readable().is_empty() && none.writable().is_empty());
+    let some = test_util::chain(&[(0x10, 3)], &[(0x20, 5), (0x30, 7)]).unwrap();
+    assert_eq!((some.len(), some.bytes()), (3, 15));
+    assert!(!some.is_empty() && !some.readable().is_empty() && !some.writable().is_empty());
+    let (_, rest) = some.readable().split_at(3).unwrap();
+    assert!(rest.is_empty());
+}
