@@ -80,7 +80,7 @@ lint_shell() {
 }
 
 TARGET=x86_64-unknown-none
-IMAGE=(--package virtio-domain --package vd-rt --target "$TARGET")
+IMAGE=(--package virtio-domain --package vd-rt --package virtio-paired --target "$TARGET")
 
 lab/setup-host.sh || exit
 check "format" cargo fmt --all --check

@@ -221,9 +221,9 @@ impl Service {
                     let (slot, disk) = (device.slot(), device.transport().device());
                     let kib = vd_blk::Backend::sectors(disk.backend()) / 2;
                     log::info!(
-                        "slot {slot}: disk of {kib} KiB at {:#x}, GSI {}",
+                        "slot {slot}: disk of {kib} KiB at {:#x}, {}",
                         slot.base(),
-                        slot.gsi()
+                        device.notifications()
                     );
                 }
                 log::info!("guest {} attached, {} vCPUs", guest.id(), guest.vcpus());

@@ -27,6 +27,7 @@ dom0_initrd() {
     install -m 644 "$VD_LAB"/scenarios/*.sh "$tree/lab/scenarios"
     install -m 644 "$VD_LAB"/examples/* "$tree/root/examples"
     install --strip -m 755 "$IMAGE" "$ours/virtio-domain"
+    install --strip -m 755 "$PAIRED" "$ours/guest/paired"
     install --strip -m 755 "$VDOM" "$tree/usr/sbin/vdom"
     install -m 644 "$BOOT/vmlinuz" "$ours/guest/vmlinuz"
     guest_initrd "$work" >"$ours/guest/initrd"

@@ -731,3 +731,57 @@ fn a_broken_device_does_nothing_more_in_the_same_pass() {
         assert!(rig.is_served(good, 0), "queue {good} after queue {bad}");
     }
 }
+
+#[test]
+fn a_polled_queue_is_looked_at_without_kicks_and_none_is_lost_when_that_ends() {
+    let mut rig = rig();
+    rig.set_up();
+    assert_eq!(rig.rings[0].used_flags(&rig.mem), 0);
+    rig.transport.set_polling(true);
+    rig.run();
+    assert_eq!(
+        rig.rings[0].used_flags(&rig.mem),
+        1,
+        "the driver is asked not to kick"
+    );
+    assert!(
+        rig.transport.has_work(),
+        "there is always something to look at"
+    );
+    rig.offer(0, 0);
+    rig.run();
+    assert!(rig.is_served(0, 1));
+    assert!(rig.transport.interrupt(), "the answer is told as ever");
+    // The driver offers without a kick, as it was asked to, when polling ends.
+    rig.offer(0, 1);
+    rig.transport.set_polling(false);
+    assert!(rig.transport.has_work());
+    rig.run();
+    assert!(rig.is_served(0, 2));
+    assert_eq!(
+        rig.rings[0].used_flags(&rig.mem),
+        0,
+        "kicks are wanted again"
+    );
+    assert!(!rig.transport.has_work());
+    assert_eq!(rig.transport.counters().kicks, 0);
+    // Polling begins again with the devices that run, and ends with a reset.
+    rig.transport.set_polling(true);
+    assert!(rig.transport.has_work());
+    rig.write(0x70, 0);
+    assert!(!rig.transport.has_work());
+}
+
+#[test]
+fn a_polled_device_still_breaks_and_has_no_more_work() {
+    let mut rig = rig();
+    rig.set_up();
+    rig.transport.set_polling(true);
+    rig.run();
+    rig.rings[0].set_avail_idx(&rig.mem, 1000);
+    rig.run();
+    assert!(rig.transport.take_fault().is_some());
+    assert!(!rig.transport.has_work());
+    rig.transport.set_polling(true);
+    assert!(!rig.transport.has_work());
+}

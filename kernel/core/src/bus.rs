@@ -226,7 +226,10 @@ impl Link {
     fn their_state<T: Transport>(&self, store: &mut Xenstore<T>) -> Result<BusState, Error> {
         match store.read(&self.theirs(xenbus::STATE)) {
             Ok(value) => Ok(BusState::parse(&value)),
-            Err(error) if error.refusal() == Some(XsError::ENOENT) => Ok(BusState::Unknown),
+            // With a guest that is gone its directory is gone, and with that the right to look.
+            Err(error) if matches!(error.refusal(), Some(XsError::ENOENT | XsError::EACCES)) => {
+                Ok(BusState::Unknown)
+            }
             Err(error) => Err(error),
         }
     }

@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use vd_boot::start_info::{self, BootInfo, PhysRead};
+use vd_boot::start_info::{self, BootInfo, MemoryKind, PhysRead};
 use vd_kernel_core::cmdline;
 use xen_hypercall::hvm::{self, Param};
 use xen_hypercall::sched::ShutdownReason;
@@ -79,7 +79,12 @@ extern "C" fn kernel_entry(start_info: u64) -> ! {
     let page = unsafe { Page::new(rings.store.0) };
     let page = page.unwrap_or_else(|| stop(&"the toolstack set up no xenstore"));
     let store = store::connect(page, rings.store.1).unwrap_or_else(|error| stop(&error));
+    let ram = info
+        .memory_map
+        .iter()
+        .filter(|entry| entry.kind == MemoryKind::Ram);
     image_start(Boot {
+        ram_end: ram.map(|entry| entry.range.end).max().unwrap_or(0),
         command_line: info.command_line,
         modules: info.modules,
         store,

@@ -17,6 +17,8 @@ pub struct Boot {
     pub command_line: Vec<u8, MAX_COMMAND_LINE>,
     /// What the toolstack loaded beside the image.
     pub modules: Vec<Module, MAX_MODULES>,
+    /// One past the last byte of RAM.
+    pub ram_end: u64,
     /// The connection to xenstore.
     pub store: Store,
 }

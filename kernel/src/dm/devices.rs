@@ -11,7 +11,7 @@ use core::fmt::Display;
 use core::ops::Range;
 
 use vd_blk::{BlockDevice, Geometry, RamDisk};
-use vd_config::{Backend, DeviceDescription, Doorbell, SLOTS, SlotIndex};
+use vd_config::{Backend, DeviceDescription, Doorbell, Interrupt, SLOTS, SlotIndex};
 use vd_ioreq::rep::RegisterBus;
 use vd_ioreq::{Access, Space, Width};
 use vd_kernel_core::description::Description;
@@ -333,6 +333,21 @@ impl Device {
     fn disconnect(&mut self) {
         self.signal.disconnect().into_iter().for_each(events::close);
         self.ports.drain(..).for_each(events::close);
+    }
+
+    /// How it and its driver notify one another, in words.
+    pub fn notifications(&self) -> String {
+        let doorbell = self.doorbell.as_str();
+        match self.signal.kind() {
+            kind @ (Interrupt::Intx | Interrupt::Edge) => {
+                format!(
+                    "doorbell {doorbell}, interrupt {} GSI {}",
+                    kind.as_str(),
+                    self.slot.gsi()
+                )
+            }
+            kind => format!("doorbell {doorbell}, interrupt {}", kind.as_str()),
+        }
     }
 
     /// How it is kicked.

@@ -16,6 +16,7 @@ use crate::xen::XEN;
 /// The path, and what Xen was told last.
 #[derive(Clone, Copy, Debug)]
 pub struct Signal {
+    kind: Interrupt,
     path: Path,
     /// Interrupts that the device had asked for when it fired last.
     fired: u64,
@@ -58,6 +59,7 @@ impl Signal {
     /// A path of that kind, without a guest's driver at its end yet.
     pub fn new(kind: Interrupt) -> Self {
         Self {
+            kind,
             path: match kind {
                 Interrupt::Intx => Path::Line(false),
                 Interrupt::Edge => Path::Pulse,
@@ -65,6 +67,11 @@ impl Signal {
             },
             fired: 0,
         }
+    }
+
+    /// What kind of path it is.
+    pub fn kind(&self) -> Interrupt {
+        self.kind
     }
 
     /// The guest's driver has said where to. A port is one of this domain, bound to the guest's.

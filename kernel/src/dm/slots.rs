@@ -267,18 +267,18 @@ fn act(slot: SlotIndex, outcome: Outcome) {
 
 fn ring(kick: &Kick) {
     let Kick { recipient, value } = *kick;
-    let queue = if recipient.queue == ANY_QUEUE {
+    let device = usize::from(recipient.device);
+    if recipient.queue == ANY_QUEUE {
         counters::add(&counters::PORT_DOORBELLS, 1);
-        if let Some(payload) = PAYLOADS.get(usize::from(recipient.device)) {
+        if let Some(payload) = PAYLOADS.get(device) {
             payload.store(value, Ordering::Relaxed);
         }
-        // The value that the guest wrote says which queue (virtio 1.3, 4.2.2 QueueNotify).
-        (value & 0xffff) as usize
+        // The value says which queue, as in the register; what the rest of it means is the driver's business.
+        kick_queue(device, (value & 0xffff) as usize, None);
     } else {
-        recipient.queue.into()
-    };
-    // Doorbells are of 32 bits at most.
-    kick_queue(recipient.device.into(), queue, Some(value as u32));
+        // Doorbells of one queue are registers of 32 bits.
+        kick_queue(device, recipient.queue.into(), Some(value as u32));
+    }
 }
 
 /// Marks a queue of a device for the main loop, with what the guest wrote if it wrote something.

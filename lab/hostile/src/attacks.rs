@@ -1,6 +1,8 @@
 //! The attacks, by the rows of the table in docs/security.md.
 
-use std::arch::asm;
+use alloc::vec::Vec;
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::device::{
     AVAIL, DESC, Device, FEATURES, HEADER, INDIRECT, NEXT, NOTIFICATION_DATA, NOTIFY, SIZE, STATUS,
@@ -9,7 +11,7 @@ use crate::device::{
 
 /// What the device has to be afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// Broken until its reset.
     Broken,
     /// Not broken.
@@ -21,21 +23,21 @@ pub(crate) enum Outcome {
 use Outcome::{Broken, Either, Fine};
 
 /// One attack on a device that has been set up.
-pub(crate) struct Attack {
+pub struct Attack {
     /// Row of the table.
-    pub(crate) row: u8,
+    pub row: u8,
     /// What it does.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// Does it, and tells what has to come of it.
-    pub(crate) run: fn(&mut Device) -> Outcome,
+    pub run: fn(&mut Device<'_>) -> Outcome,
 }
 
-const fn attack(row: u8, name: &'static str, run: fn(&mut Device) -> Outcome) -> Attack {
+const fn attack(row: u8, name: &'static str, run: fn(&mut Device<'_>) -> Outcome) -> Attack {
     Attack { row, name, run }
 }
 
 /// All of them.
-pub(crate) const ATTACKS: &[Attack] = &[
+pub const ATTACKS: &[Attack] = &[
     attack(1, "descriptor that is its own next", |d| {
         chain(d, &[(0, 16, NEXT, 0)])
     }),
@@ -65,14 +67,14 @@ pub(crate) const ATTACKS: &[Attack] = &[
     attack(4, "data beyond the end of memory", |d| {
         read_into(d, 1 << 40, 512)
     }),
-    attack(4, "data in the hole below 1 MiB", |d| {
-        read_into(d, 0xa0000, 512)
+    attack(4, "data in a hole", |d| {
+        read_into(d, d.platform.hole(), 512)
     }),
     attack(4, "data that wraps around", |d| {
         read_into(d, u64::MAX - 100, 512)
     }),
     attack(4, "data whose last byte is beyond memory", |d| {
-        read_into(d, end_of_ram() - 511, 512)
+        read_into(d, d.platform.end_of_ram() - 511, 512)
     }),
     attack(5, "data in the device's own registers", |d| {
         read_into(d, d.registers.gpa, 512)
@@ -223,13 +225,13 @@ pub(crate) const ATTACKS: &[Attack] = &[
     }),
 ];
 
-fn submit(d: &mut Device, head: u16) -> Outcome {
+fn submit(d: &mut Device<'_>, head: u16) -> Outcome {
     d.submit(head);
     Broken
 }
 
 /// Descriptors from number 0 on, with absolute addresses.
-fn raw_chain(d: &mut Device, list: &[(u64, u32, u16, u16)]) -> Outcome {
+fn raw_chain(d: &mut Device<'_>, list: &[(u64, u32, u16, u16)]) -> Outcome {
     for (index, &(addr, len, flags, next)) in (0..).zip(list) {
         d.describe(index, addr, len, flags, next);
     }
@@ -237,7 +239,7 @@ fn raw_chain(d: &mut Device, list: &[(u64, u32, u16, u16)]) -> Outcome {
 }
 
 /// Descriptors from number 0 on, with addresses in the page of data.
-fn chain(d: &mut Device, list: &[(usize, u32, u16, u16)]) -> Outcome {
+fn chain(d: &mut Device<'_>, list: &[(usize, u32, u16, u16)]) -> Outcome {
     let base = d.data.gpa;
     let list: Vec<_> = list
         .iter()
@@ -246,26 +248,26 @@ fn chain(d: &mut Device, list: &[(usize, u32, u16, u16)]) -> Outcome {
     raw_chain(d, &list)
 }
 
-fn indirect(d: &mut Device, len: u32, flags: u16) -> Outcome {
+fn indirect(d: &mut Device<'_>, len: u32, flags: u16) -> Outcome {
     let table = d.table.gpa;
     raw_chain(d, &[(table, len, INDIRECT | flags, 0)])
 }
 
 /// A read whose data goes there.
-fn read_into(d: &mut Device, addr: u64, len: u32) -> Outcome {
+fn read_into(d: &mut Device<'_>, addr: u64, len: u32) -> Outcome {
     d.describe_read(0);
     d.describe(1, addr, len, NEXT | WRITE, 2);
     submit(d, 0)
 }
 
-fn jump(d: &mut Device, idx: u16) -> Outcome {
+fn jump(d: &mut Device<'_>, idx: u16) -> Outcome {
     d.ring.store(AVAIL + 2, idx);
     d.kick();
     Broken
 }
 
 /// Both queues of the device in the same memory, and kicks of both.
-fn two_queues(d: &mut Device) -> Outcome {
+fn two_queues(d: &mut Device<'_>) -> Outcome {
     d.negotiate();
     d.set_queue();
     for queue in 0..2 {
@@ -286,7 +288,7 @@ fn two_queues(d: &mut Device) -> Outcome {
     Either
 }
 
-fn queue_of(d: &mut Device, size: u32) -> Outcome {
+fn queue_of(d: &mut Device<'_>, size: u32) -> Outcome {
     d.negotiate();
     d.set_queue();
     d.set(0x38, size);
@@ -294,7 +296,7 @@ fn queue_of(d: &mut Device, size: u32) -> Outcome {
     Broken
 }
 
-fn rings_at(d: &mut Device, addr: u64) -> Outcome {
+fn rings_at(d: &mut Device<'_>, addr: u64) -> Outcome {
     d.negotiate();
     d.set_queue();
     d.set_address(0x80, addr);
@@ -302,43 +304,30 @@ fn rings_at(d: &mut Device, addr: u64) -> Outcome {
     Broken
 }
 
-/// One past the last byte of RAM: what /proc/iomem says, and what Xen keeps for itself behind it.
-fn end_of_ram() -> u64 {
-    let map = std::fs::read_to_string("/proc/iomem").unwrap_or_default();
-    map.lines()
-        .filter(|line| line.ends_with(": System RAM"))
-        .filter_map(|line| line.split_once(" : ")?.0.trim().split_once('-'))
-        .filter_map(|(_, last)| u64::from_str_radix(last, 16).ok())
-        .max()
-        .map_or(0, |last| (last + 1).next_multiple_of(1 << 20))
-}
-
-/// Another thread scribbles over the descriptors while requests are submitted.
-fn change_underfoot(d: &mut Device) -> Outcome {
-    use std::sync::atomic::{AtomicBool, Ordering};
-    static STOP: AtomicBool = AtomicBool::new(false);
-    STOP.store(false, Ordering::Relaxed);
+/// Somebody else scribbles over the descriptors while requests are submitted.
+fn change_underfoot(d: &mut Device<'_>) -> Outcome {
     let (ring, data) = (d.ring.gpa, d.data.gpa);
-    std::thread::scope(|scope| {
-        // The page is passed as an address: it is shared with the device in any case.
-        let place = d.ring.at(DESC) as usize;
-        scope.spawn(move || {
-            let mut x = 0x1234_5678_9abc_def1u64;
-            while !STOP.load(Ordering::Relaxed) {
-                x ^= x << 13;
-                x ^= x >> 7;
-                x ^= x << 17;
-                let word = match x & 3 {
-                    0 => data + (x >> 8 & 0xfff),
-                    1 => ring,
-                    2 => x,
-                    _ => x & 0x7_0007_0000_03ff,
-                };
-                let at = (x >> 32) as usize % (usize::from(SIZE) * 2) * 8;
-                // SAFETY: inside of the descriptors, which are eight aligned pairs of words.
-                unsafe { ((place + at) as *mut u64).write_volatile(word) };
-            }
-        });
+    // The page is passed as an address: it is shared with the device in any case.
+    let place = d.ring.at(DESC) as usize;
+    let state = AtomicU64::new(0x1234_5678_9abc_def1);
+    let scribble = move || {
+        let mut x = state.load(Ordering::Relaxed);
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        state.store(x, Ordering::Relaxed);
+        let word = match x & 3 {
+            0 => data + (x >> 8 & 0xfff),
+            1 => ring,
+            2 => x,
+            _ => x & 0x7_0007_0000_03ff,
+        };
+        let at = (x >> 32) as usize % (usize::from(SIZE) * 2) * 8;
+        // SAFETY: inside of the descriptors, which are eight aligned pairs of words.
+        unsafe { ((place + at) as *mut u64).write_volatile(word) };
+    };
+    let platform = d.platform;
+    platform.beside(&scribble, &mut || {
         for round in 0..200 {
             d.describe_read(0);
             d.submit(0);
@@ -346,13 +335,12 @@ fn change_underfoot(d: &mut Device) -> Outcome {
                 d.set_up();
             }
         }
-        STOP.store(true, Ordering::Relaxed);
     });
     Either
 }
 
 /// Reads and writes of every width at every offset of the page, also between the registers and behind them.
-fn every_width(d: &mut Device) -> Outcome {
+fn every_width(d: &mut Device<'_>) -> Outcome {
     let page = d.registers;
     for offset in (0..0x120).chain(0x1f8..0x208).chain(0xff0..0xff8) {
         // QueueNotify and Status mean something.
@@ -370,7 +358,7 @@ fn every_width(d: &mut Device) -> Outcome {
 }
 
 /// `rep movs` and `rep stos`, forwards and backwards, between memory and registers.
-fn strings(d: &mut Device) -> Outcome {
+fn strings(d: &mut Device<'_>) -> Outcome {
     let (registers, memory) = (d.registers, d.data);
     for (from, to) in [
         (registers.at(0), memory.at(0)),

@@ -1,96 +1,98 @@
 //! The device under attack: its registers, one queue, and what an honest driver would do.
 
-use std::io;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use alloc::format;
+use alloc::string::String;
 
 use crate::memory::Page;
+use crate::platform::Platform;
 
 /// Entries of the queue.
-pub(crate) const SIZE: u16 = 8;
+pub const SIZE: u16 = 8;
 /// Where the parts of the ring are in their page.
-pub(crate) const DESC: usize = 0;
+pub const DESC: usize = 0;
 /// See [`DESC`].
-pub(crate) const AVAIL: usize = 0x400;
+pub const AVAIL: usize = 0x400;
 /// See [`DESC`].
-pub(crate) const USED: usize = 0x800;
+pub const USED: usize = 0x800;
 /// Descriptor flag.
-pub(crate) const NEXT: u16 = 1;
+pub const NEXT: u16 = 1;
 /// Descriptor flag.
-pub(crate) const WRITE: u16 = 2;
+pub const WRITE: u16 = 2;
 /// Descriptor flag.
-pub(crate) const INDIRECT: u16 = 4;
+pub const INDIRECT: u16 = 4;
 /// Register.
-pub(crate) const STATUS: usize = 0x70;
+pub const STATUS: usize = 0x70;
 /// Register.
-pub(crate) const NOTIFY: usize = 0x50;
+pub const NOTIFY: usize = 0x50;
 
 const NEEDS_RESET: u32 = 64;
 /// VERSION_1, EVENT_IDX, INDIRECT_DESC.
-pub(crate) const FEATURES: u64 = 1 << 32 | 1 << 29 | 1 << 28;
+pub const FEATURES: u64 = 1 << 32 | 1 << 29 | 1 << 28;
 /// Kicks say how far the driver is.
-pub(crate) const NOTIFICATION_DATA: u64 = 1 << 38;
+pub const NOTIFICATION_DATA: u64 = 1 << 38;
 const MAGIC: u32 = 0x7472_6976;
 
 /// The device.
-pub(crate) struct Device {
+pub struct Device<'a> {
+    /// Where this runs.
+    pub platform: &'a dyn Platform,
     /// Its registers.
-    pub(crate) registers: Page,
+    pub registers: Page,
     /// Descriptors and both rings.
-    pub(crate) ring: Page,
+    pub ring: Page,
     /// Data, and at its end header and status.
-    pub(crate) data: Page,
+    pub data: Page,
     /// A table of descriptors.
-    pub(crate) table: Page,
+    pub table: Page,
 }
 
 /// Where a request's header is in the page of data.
-pub(crate) const HEADER: usize = 0xf00;
+pub const HEADER: usize = 0xf00;
 /// Where its status byte is.
-pub(crate) const STATUS_BYTE: usize = 0xf80;
+pub const STATUS_BYTE: usize = 0xf80;
 
-impl Device {
-    /// Takes the device whose registers are there.
+impl<'a> Device<'a> {
+    /// Takes the device with these registers.
     ///
     /// # Errors
-    /// The system's, or that there is no disk.
-    pub(crate) fn open(address: u64) -> io::Result<Self> {
-        let registers = Page::registers(address)?;
+    /// There is no memory, or no disk.
+    pub fn open(registers: Page, platform: &'a dyn Platform) -> Result<Self, &'static str> {
         let device = Self {
+            platform,
             registers,
-            ring: Page::ram()?,
-            data: Page::ram()?,
-            table: Page::ram()?,
+            ring: platform.page()?,
+            data: platform.page()?,
+            table: platform.page()?,
         };
         if [device.get(0), device.get(4), device.get(8)] != [MAGIC, 2, 2] {
-            return Err(io::Error::other("no virtio-mmio disk is there"));
+            return Err("no virtio-mmio disk is there");
         }
         Ok(device)
     }
 
     /// Reads a register.
-    pub(crate) fn get(&self, offset: usize) -> u32 {
+    pub fn get(&self, offset: usize) -> u32 {
         self.registers.load(offset)
     }
 
     /// Writes a register.
-    pub(crate) fn set(&self, offset: usize, value: u32) {
+    pub fn set(&self, offset: usize, value: u32) {
         self.registers.store(offset, value);
     }
 
     /// Writes both halves of an address.
-    pub(crate) fn set_address(&self, offset: usize, value: u64) {
+    pub fn set_address(&self, offset: usize, value: u64) {
         self.set(offset, value as u32);
         self.set(offset + 4, (value >> 32) as u32);
     }
 
     /// Resets the device and settles the features.
-    pub(crate) fn negotiate(&self) {
+    pub fn negotiate(&self) {
         self.negotiate_for(FEATURES);
     }
 
     /// Resets the device and chooses these features.
-    pub(crate) fn negotiate_for(&self, features: u64) {
+    pub fn negotiate_for(&self, features: u64) {
         self.set(STATUS, 0);
         self.set(STATUS, 1);
         self.set(STATUS, 3);
@@ -102,7 +104,7 @@ impl Device {
     }
 
     /// Describes the queue, up to QueueReady.
-    pub(crate) fn set_queue(&self) {
+    pub fn set_queue(&self) {
         for page in [&self.ring, &self.data, &self.table] {
             page.fill(0);
         }
@@ -110,7 +112,7 @@ impl Device {
     }
 
     /// Tells the device that a queue is where this driver has its only one.
-    pub(crate) fn place_queue(&self, queue: u32) {
+    pub fn place_queue(&self, queue: u32) {
         self.set(0x30, queue);
         self.set(0x38, SIZE.into());
         self.set_address(0x80, self.ring.gpa + DESC as u64);
@@ -119,7 +121,7 @@ impl Device {
     }
 
     /// The whole set-up.
-    pub(crate) fn set_up(&self) {
+    pub fn set_up(&self) {
         self.negotiate();
         self.set_queue();
         self.set(0x44, 1);
@@ -127,7 +129,7 @@ impl Device {
     }
 
     /// Writes a descriptor of the queue.
-    pub(crate) fn describe(&self, index: u16, addr: u64, len: u32, flags: u16, next: u16) {
+    pub fn describe(&self, index: u16, addr: u64, len: u32, flags: u16, next: u16) {
         describe(
             &self.ring,
             DESC + usize::from(index) * 16,
@@ -139,7 +141,7 @@ impl Device {
     }
 
     /// Makes a head available, without a kick.
-    pub(crate) fn offer(&self, head: u16) {
+    pub fn offer(&self, head: u16) {
         let idx = self.ring.load::<u16>(AVAIL + 2);
         self.ring
             .store(AVAIL + 4 + usize::from(idx % SIZE) * 2, head);
@@ -147,18 +149,18 @@ impl Device {
     }
 
     /// Kicks the queue.
-    pub(crate) fn kick(&self) {
+    pub fn kick(&self) {
         self.set(NOTIFY, 0);
     }
 
     /// Makes a head available and kicks.
-    pub(crate) fn submit(&self, head: u16) {
+    pub fn submit(&self, head: u16) {
         self.offer(head);
         self.kick();
     }
 
     /// Describes a read of one sector, from descriptor 0 on, in three descriptors.
-    pub(crate) fn describe_read(&self, sector: u64) {
+    pub fn describe_read(&self, sector: u64) {
         self.data.store(HEADER, 0u64);
         self.data.store(HEADER + 8, sector);
         self.data.store(STATUS_BYTE, 0xffu8);
@@ -168,37 +170,37 @@ impl Device {
     }
 
     /// used.idx.
-    pub(crate) fn used(&self) -> u16 {
+    pub fn used(&self) -> u16 {
         self.ring.load(USED + 2)
     }
 
     /// Waits until used.idx gets there, a second at most.
-    pub(crate) fn wait_used(&self, idx: u16) -> bool {
-        let end = Instant::now() + Duration::from_secs(3);
-        while self.used() != idx && Instant::now() < end {
-            sleep(Duration::from_millis(1));
+    pub fn wait_used(&self, idx: u16) -> bool {
+        let end = self.platform.milliseconds() + 3000;
+        while self.used() != idx && self.platform.milliseconds() < end {
+            self.platform.sleep(1);
         }
         self.used() == idx
     }
 
     /// Whether the device says that it is broken.
-    pub(crate) fn is_broken(&self) -> bool {
+    pub fn is_broken(&self) -> bool {
         self.get(STATUS) & NEEDS_RESET != 0
     }
 
     /// Time for the device to do what it was told.
-    pub(crate) fn settle(&self) {
-        sleep(Duration::from_millis(20));
+    pub fn settle(&self) {
+        self.platform.sleep(20);
         // A read of a register is answered by the loop that runs the queues.
         self.get(STATUS);
-        sleep(Duration::from_millis(20));
+        self.platform.sleep(20);
     }
 
     /// What an honest driver would do: reset, set up, read a sector.
     ///
     /// # Errors
     /// What the device has not done.
-    pub(crate) fn check_service(&self) -> Result<(), String> {
+    pub fn check_service(&self) -> Result<(), String> {
         self.set_up();
         if self.get(STATUS) != 15 {
             return Err(format!("status {:#x} after the set-up", self.get(STATUS)));
@@ -216,7 +218,7 @@ impl Device {
 }
 
 /// Writes a descriptor into a page.
-pub(crate) fn describe(page: &Page, at: usize, addr: u64, len: u32, flags: u16, next: u16) {
+pub fn describe(page: &Page, at: usize, addr: u64, len: u32, flags: u16, next: u16) {
     page.store(at, addr);
     page.store(at + 8, len);
     page.store(at + 12, flags);

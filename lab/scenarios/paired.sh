@@ -1,0 +1,82 @@
+# shellcheck shell=bash
+# The paired guest: a PVH guest with a device for every doorbell and every interrupt that such a guest can have. It
+# tests each, alone and all at once; a storm, writes that are no doorbell, and a hostile driver harm nothing.
+# timeout: 240
+
+# ask COUNT COMMAND: types a command at the guest's console and waits for that many results, none of which is a failure.
+ask() {
+    local count=$1 command=$2 before
+    before=$(grep -ac '^paired: [a-z]* .*: \(PASS\|FAIL\)' "$(console paired)" || true)
+    type_at paired "$command"
+    wait_for 60 "results of $command" has_results $((before + count))
+    grep -a "^paired: ${command%% *} " "$(console paired)" | tail -n "$count"
+    if console_says paired '^paired: .*FAIL'; then
+        fail "$(grep -am 1 '^paired: .*FAIL' "$(console paired)")"
+    fi
+}
+
+has_results() { (($(grep -ac '^paired: [a-z]* .*: \(PASS\|FAIL\)' "$(console paired)") >= $1)); }
+
+# settled NAME VALUE: a counter has got there; the driver domain publishes it when it is idle.
+settled() { [[ $(counter paired "$1") == "$2" ]]; }
+
+# of SLOT KEY: a number of the last result of a slot.
+of() { grep -a "^paired: .* slot=$1 " "$(console paired)" | sed -n "s/.* $2=\([0-9]*\).*/\1/p" | tail -n 1; }
+
+step "a PVH guest with eight devices"
+rm -f "$(console paired)" "$(console paired-vd)"
+expect_ok vdom create /root/examples/paired.cfg
+wait_for 30 "the guest is ready" console_says paired '^paired: ready'
+grep -a '^paired: up' "$(console paired)"
+id=$(xl domid paired) driver=$(xl domid paired-vd)
+for slot in 0 7; do
+    assert_eq "$(xenstore-read "/local/domain/$id/device/virtio/$slot/state")" 4 "state of the front end"
+    assert_eq "$(xenstore-read "/local/domain/$driver/backend/virtio/$id/$slot/state")" 4 "state of the back end"
+done
+
+step "each device: one request at a time, with one interrupt for each"
+ask 8 selftest
+wait_for 10 "the driver domain's counters" settled device-7-requests $(($(of 7 requests) + 1))
+for slot in 0 1 2 3 4 5 6 7; do
+    assert_eq "$(counter paired "device-$slot-interrupts")" $(($(of "$slot" interrupts) + 1)) "interrupts of slot $slot"
+done
+for slot in 2 3; do
+    assert_eq "$(counter paired "device-$slot-payload")" "$(of "$slot" payload)" "what the port of slot $slot was written"
+done
+assert_eq "$(counter paired lines-raised)" 0 "interrupt lines"
+for slot in 6 7; do
+    (($(of "$slot" kicks) < $(of "$slot" requests))) || fail "slot $slot: polled, and kicked for every request"
+done
+
+step "each device: all of the disk"
+ask 8 data
+
+step "writes that are no doorbell"
+sleep 1.5
+doorbells=$(counter paired doorbells) strays=$(counter paired strays)
+ask 1 'unknown 0'
+# Five writes and five reads, and the serial number, ring.
+wait_for 10 "doorbells" settled doorbells $((doorbells + 11))
+assert_eq "$(counter paired strays)" "$strays" "requests for nobody"
+
+step "four CPUs at once"
+ask 1 smp
+
+step "storms of kicks"
+for slot in 0 2 4 6; do
+    ask 1 "storm $slot"
+done
+
+step "a hostile driver beside an honest one"
+ask 1 'hostile 1'
+assert_eq "$(counter paired state)" ready "state"
+ask 8 selftest
+
+step "the end"
+type_at paired poweroff
+wait_for_end 20 paired
+wait_for_end 20 paired-vd
+console_says paired '^paired: RESULT PASS' || fail "$(tail -n 3 "$(console paired)")"
+no_warnings
+expect_ok vdom destroy paired
+assert_clean
