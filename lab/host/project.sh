@@ -13,7 +13,7 @@ need_programs() {
     say "building the driver domain's image, the paired guest's, vdom and the hostile driver"
     build_program vdom
     # The guest has no libraries for it.
-    (cd "$VD_ROOT" && cargo rustc --quiet --release --locked --package vd-hostile -- -C target-feature=+crt-static) ||
+    (cd "$VD_ROOT" && cargo rustc --quiet --release --locked --package vd-hostile --bin hostile -- -C target-feature=+crt-static) ||
         die "cargo could not build vd-hostile"
     build_program virtio-domain --target "$IMAGE_TARGET"
     build_program virtio-paired --target "$IMAGE_TARGET"

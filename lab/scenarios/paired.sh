@@ -1,14 +1,14 @@
 # shellcheck shell=bash
 # The paired guest: a PVH guest with a device for every doorbell and every interrupt that such a guest can have. It
 # tests each, alone and all at once; a storm, writes that are no doorbell, and a hostile driver harm nothing.
-# timeout: 240
+# timeout: 300
 
 # ask COUNT COMMAND: types a command at the guest's console and waits for that many results, none of which is a failure.
 ask() {
     local count=$1 command=$2 before
     before=$(grep -ac '^paired: [a-z]* .*: \(PASS\|FAIL\)' "$(console paired)" || true)
     type_at paired "$command"
-    wait_for 60 "results of $command" has_results $((before + count))
+    wait_for 120 "results of $command" has_results $((before + count))
     grep -a "^paired: ${command%% *} " "$(console paired)" | tail -n "$count"
     if console_says paired '^paired: .*FAIL'; then
         fail "$(grep -am 1 '^paired: .*FAIL' "$(console paired)")"
