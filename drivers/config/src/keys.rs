@@ -27,8 +27,29 @@ pub const STATUS: &str = "virtio-domain/status";
 pub const STATUS_STATE: &str = "virtio-domain/status/state";
 /// Why the state is `failed`, and what to do.
 pub const STATUS_ERROR: &str = "virtio-domain/status/error";
-/// Directory of counters: decimal numbers.
+/// Directory of counters: decimal numbers; see [`CounterPath`].
 pub const STATUS_COUNTERS: &str = "virtio-domain/status/counters";
+
+/// Where the counter of that name is. Those of a device, `device-SLOT-NAME`, are in a directory of its own: xenstored
+/// bounds the list of names in one directory.
+#[derive(Clone, Copy, Debug)]
+pub struct CounterPath<'a>(pub &'a str);
+
+/// What the names of devices' counters begin with.
+const OF_DEVICE: &str = "device-";
+
+impl core::fmt::Display for CounterPath<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let parts = self
+            .0
+            .strip_prefix(OF_DEVICE)
+            .and_then(|rest| rest.split_once('-'));
+        match parts {
+            Some((slot, name)) => write!(f, "{STATUS_COUNTERS}/{OF_DEVICE}{slot}/{name}"),
+            None => write!(f, "{STATUS_COUNTERS}/{}", self.0),
+        }
+    }
+}
 
 /// Counters that `vdom list` shows; there may be others beside them.
 pub mod counter {
@@ -65,4 +86,29 @@ pub mod device {
         TYPE, BACKEND, SERIAL, READONLY, BLOCK_SIZE, PACKED, QUEUES, QUEUE_SIZE, INTERRUPT,
         DOORBELL,
     ];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_a_device_are_in_its_directory() {
+        let path = |name| CounterPath(name).to_string();
+        assert_eq!(path("doorbells"), "virtio-domain/status/counters/doorbells");
+        assert_eq!(
+            path("device-15-bytes-read"),
+            "virtio-domain/status/counters/device-15/bytes-read"
+        );
+        assert_eq!(path("device-1"), "virtio-domain/status/counters/device-1");
+    }
+
+    /// xenstored takes 2048 bytes a node by default, and keeps the names of its children in it.
+    #[test]
+    fn all_devices_fit_into_one_directory() {
+        let devices: usize = crate::SlotIndex::all()
+            .map(|slot| format!("device-{slot}").len() + 1)
+            .sum();
+        assert!(devices < 200);
+    }
 }

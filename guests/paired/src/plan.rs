@@ -100,6 +100,8 @@ pub struct Plan {
     pub requests: u32,
     /// Whether interrupts are acknowledged in the device, as a driver has to that does not know better (`ack=`).
     pub acknowledge: bool,
+    /// Whether to wait for an empty line at the console before measuring (`step=`), so that others can count.
+    pub step: bool,
 }
 
 impl Default for Plan {
@@ -108,6 +110,7 @@ impl Default for Plan {
             commands: Vec::new(),
             requests: REQUESTS,
             acknowledge: true,
+            step: false,
         }
     }
 }
@@ -135,16 +138,19 @@ impl Plan {
                 self.commands.extend(commands.collect::<Option<Vec<_>>>()?);
             }
             "requests" => self.requests = value.parse().ok().filter(|number| *number > 0)?,
-            "ack" => {
-                self.acknowledge = match value {
-                    "0" => false,
-                    "1" => true,
-                    _ => return None,
-                }
-            }
+            "ack" => self.acknowledge = flag(value)?,
+            "step" => self.step = flag(value)?,
             _ => return None,
         }
         Some(())
+    }
+}
+
+fn flag(text: &str) -> Option<bool> {
+    match text {
+        "0" => Some(false),
+        "1" => Some(true),
+        _ => None,
     }
 }
 
@@ -165,7 +171,7 @@ mod tests {
 
     #[test]
     fn scenarios_with_and_without_a_device() {
-        let (plan, complaints) = parse("log=debug run=selftest,latency:3  requests=7 ack=0");
+        let (plan, complaints) = parse("log=debug run=selftest,latency:3  requests=7 ack=0 step=1");
         let commands = vec![
             Command {
                 scenario: Scenario::SelfTest,
@@ -180,6 +186,7 @@ mod tests {
             commands,
             requests: 7,
             acknowledge: false,
+            step: true,
         };
         assert_eq!((plan, complaints), (expected, vec![]));
         assert_eq!(parse(" "), (Plan::default(), vec![]));
@@ -196,6 +203,7 @@ mod tests {
             "requests=0",
             "requests=x",
             "ack=2",
+            "step=",
         ] {
             assert_eq!(parse(bad), (Plan::default(), vec![bad.to_string()]));
         }

@@ -114,6 +114,8 @@ impl Bus {
             Ok(Step::Nothing) => {}
             Ok(Step::Disconnect) => {
                 devices.disconnect(slot);
+                // It may have come again already.
+                *changed |= 1 << slot.get();
                 log::debug!("device {slot}: its driver has gone");
             }
             Ok(Step::Connect(answer)) => match bind(*guest, slot, &answer) {
@@ -177,8 +179,12 @@ fn try_bind(
         Ok(port)
     };
     let interrupt = match answer.interrupt {
-        // Masked it stays: the guest has nothing to say on it.
-        Target::Port(remote) => Target::Port(port_of(remote)?.0),
+        Target::Port(remote) => {
+            let port = port_of(remote)?;
+            // A channel has two ends, and the guest has nothing to say on this one.
+            events::mask(port);
+            Target::Port(port.0)
+        }
         message @ Target::Message { .. } => message,
     };
     let mut doorbells = Vec::new();

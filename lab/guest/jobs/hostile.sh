@@ -23,5 +23,6 @@ step_hostile() {
 }
 
 run_step hostile
+grep virtio /proc/interrupts | sed 's/^/guest: /'
 result
 sleep 3

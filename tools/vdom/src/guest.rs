@@ -121,6 +121,12 @@ impl Guest {
             driver: driver_source(config, path, &name)?,
             name,
         };
+        if kind == TargetType::Pvh {
+            guest.notes.push(
+                "a PVH guest finds its devices by xenbus, if its driver can: stock kernels cannot"
+                    .into(),
+            );
+        }
         guest.forbid_restarts(config)?;
         Ok(guest)
     }

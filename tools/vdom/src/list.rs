@@ -69,7 +69,7 @@ fn shown_state(host: &mut Host, driver: &Domain) -> Result<String, Failure> {
 }
 
 fn counter_path(id: u16, name: &str) -> String {
-    node(id, &format!("{}/{name}", keys::STATUS_COUNTERS))
+    node(id, &keys::CounterPath(name).to_string())
 }
 
 /// A device, or why its description cannot be read.
@@ -162,12 +162,7 @@ fn describe(host: &mut Host, driver: &Domain, text: &mut String) -> Result<(), F
         };
         line(&format!("slot {slot}"), &shown);
     }
-    let mut counters = host
-        .store
-        .list(&node(driver.id, keys::STATUS_COUNTERS))
-        .at(name, STEP)?;
-    counters.sort();
-    for counter in counters {
+    for counter in counters(host, driver)? {
         if let Some(value) = host
             .text(&counter_path(driver.id, &counter))
             .at(name, STEP)?
@@ -176,6 +171,24 @@ fn describe(host: &mut Host, driver: &Domain, text: &mut String) -> Result<(), F
         }
     }
     Ok(())
+}
+
+/// The names of all counters.
+fn counters(host: &mut Host, driver: &Domain) -> Result<Vec<String>, Failure> {
+    let directory = node(driver.id, keys::STATUS_COUNTERS);
+    let mut names = Vec::new();
+    for name in host.store.list(&directory).at(&driver.name, STEP)? {
+        // A device's counters have a directory of their own.
+        let below = host.store.list(&format!("{directory}/{name}"));
+        let below = below.at(&driver.name, STEP)?;
+        if below.is_empty() {
+            names.push(name);
+        } else {
+            names.extend(below.iter().map(|counter| format!("{name}-{counter}")));
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// Columns as wide as their widest entry; the last one as wide as it is.

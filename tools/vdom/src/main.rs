@@ -35,7 +35,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use vd_config::Devices;
+use vd_config::{Devices, Doorbell, Interrupt};
 
 use cli::{Cli, Command};
 use domctl::Domctls;
@@ -186,10 +186,17 @@ fn check(plan: &create::Plan) {
         println!("  note: {note}");
     }
     for (slot, device) in guest.devices.iter() {
+        let interrupt = match device.interrupt(guest.kind) {
+            Interrupt::Intx | Interrupt::Edge => format!("GSI {}", slot.gsi()),
+            other => format!("interrupt {}", other.as_str()),
+        };
+        let doorbell = match device.doorbell() {
+            Doorbell::Port => format!(", doorbell port {:#x}", slot.doorbell_port()),
+            _ => String::new(),
+        };
         println!(
-            "  slot {slot}: {device} (registers {:#x}, GSI {})",
-            slot.base(),
-            slot.gsi()
+            "  slot {slot}: {device} (registers {:#x}, {interrupt}{doorbell})",
+            slot.base()
         );
     }
     match &driver.source {

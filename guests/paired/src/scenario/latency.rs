@@ -6,14 +6,15 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use vd_paired::plan::Plan;
+use vd_paired::plan::{Plan, Scenario};
 use vd_rt::arch::tsc;
 use vd_rt::counters;
+use vd_rt::xen::{console, events};
 
 use super::Verdict;
 use crate::connect::Connected;
 use crate::disk::Flusher;
-use crate::{interrupts, ring};
+use crate::{interrupts, ring, say};
 
 /// How the end of a request is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,17 @@ pub enum Way {
     Suppressed,
 }
 
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Acknowledged => Scenario::Latency,
+            Self::Unacknowledged => Scenario::Unacknowledged,
+            Self::Suppressed => Scenario::Suppressed,
+        }
+        .name()
+    }
+}
+
 pub fn run(device: &Connected, plan: &Plan, way: Way) -> Verdict {
     let slot = device.device.slot;
     let by_interrupt = way != Way::Suppressed;
@@ -33,6 +45,13 @@ pub fn run(device: &Connected, plan: &Plan, way: Way) -> Verdict {
     let mut flusher = Flusher::open(device, by_interrupt)?;
     // The first one finds nothing in place.
     flusher.flush(by_interrupt)?;
+    if plan.step {
+        say!("{} {device}: set up", way.name());
+        while !console::read_line(|_| ()) {
+            events::sleep_unless(events::any);
+            events::take();
+        }
+    }
     let before = (interrupts::count(slot), ring::kicks(slot), hypercalls());
     let mut cycles = Vec::with_capacity(plan.requests as usize);
     for _ in 0..plan.requests {

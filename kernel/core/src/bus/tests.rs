@@ -115,6 +115,20 @@ fn connecting_closing_and_starting_over() {
     assert_eq!(bench.initialised(), Ok(Step::Connect(answer)));
 }
 
+/// The watch fires once for both: whoever looks has to look again.
+#[test]
+fn a_driver_that_is_back_already() {
+    let mut bench = Bench::new(Interrupt::EventChannel, Doorbell::Mmio);
+    bench.guest("event-channel", "12");
+    bench.initialised().unwrap();
+    bench.link.connected(&mut bench.store).unwrap();
+    bench.guest("state", "1");
+    assert_eq!(bench.look(), Ok(Step::Disconnect));
+    assert_eq!(bench.look(), Ok(Step::Nothing));
+    assert_eq!(bench.ours("state").as_deref(), Some("2"), "offered anew");
+    assert!(matches!(bench.initialised(), Ok(Step::Connect(_))));
+}
+
 #[test]
 fn a_guest_that_vanishes_is_disconnected_once() {
     let mut bench = Bench::new(Interrupt::EventChannel, Doorbell::Mmio);
