@@ -13,6 +13,7 @@ use core::ops::Range;
 use vd_boot::start_info::Module;
 use vd_config::{State, keys};
 use vd_kernel_core::description;
+use vd_kernel_core::handover::{self, Cpu};
 use x86_64::instructions::interrupts;
 use xen_hypercall::sched::ShutdownReason;
 
@@ -54,14 +55,24 @@ impl Display for Stop {
 
 /// Sleeps until an event comes, unless `done` says that there is something to do.
 pub fn sleep_unless(done: impl Fn() -> bool) {
-    interrupts::disable();
-    if done() {
-        interrupts::enable();
-        return;
+    handover::sleep_unless(&ThisCpu, done, || counters::add(&counters::SLEEPS, 1));
+}
+
+struct ThisCpu;
+
+impl Cpu for ThisCpu {
+    fn mask(&self) {
+        interrupts::disable();
     }
-    counters::add(&counters::SLEEPS, 1);
-    // Interrupts are let in by the instruction before the halt, and taken after it: none is missed in between.
-    interrupts::enable_and_hlt();
+
+    fn unmask(&self) {
+        interrupts::enable();
+    }
+
+    fn unmask_and_wait(&self) {
+        // Interrupts are let in by the instruction before the halt, and taken after it: none is missed in between.
+        interrupts::enable_and_hlt();
+    }
 }
 
 /// Runs the domain until its end.

@@ -3,8 +3,9 @@
 //! Bookkeeping and arithmetic: which frames are free ([`frames`]), which guest
 //! frames are mapped ([`foreign`]), what a pvclock reading means ([`clock`]), what
 //! the operator wrote on the command line ([`cmdline`]) or types at the console
-//! ([`command`]), what `vdom` has written to xenstore ([`description`]). The kernel adds the
-//! hypercalls and the unsafe code; the decisions are here, where they run
+//! ([`command`]), what `vdom` has written to xenstore ([`description`]), which ports have an
+//! event ([`upcall`]), what the interrupt handler leaves for the main loop ([`handover`]). The
+//! kernel adds the hypercalls and the unsafe code; the decisions are here, where they run
 //! under test on the host.
 
 #![no_std]
@@ -31,3 +32,5 @@ pub mod command;
 pub mod description;
 pub mod foreign;
 pub mod frames;
+pub mod handover;
+pub mod upcall;

@@ -13,6 +13,7 @@ use vd_ioreq::engine::{CompleteError, Engine, Outcome, Ticket};
 use vd_ioreq::page::SlotPage;
 use vd_ioreq::slot::{CONTROL_OFFSET, Control, DATA_OFFSET, SLOT_SIZE, SLOTS_PER_PAGE};
 use vd_ioreq::{Access, Counters, EvtchnPort, Kick, SlotIndex};
+use vd_kernel_core::handover::Kicks;
 use volatile::VolatilePtr;
 use xen_hypercall::event_channel;
 
@@ -40,9 +41,8 @@ static DOORBELLS: AtomicU32 = AtomicU32::new(0);
 
 /// Local port of each slot; 0 = not bound. Words, so that the panic path needs no lock.
 static PORTS: [AtomicU32; VCPUS] = [const { AtomicU32::new(0) }; VCPUS];
-/// Queues that were kicked, a bit a queue, by device. Queue 63 stands for itself
-/// and all above.
-static KICKS: [AtomicU64; DEVICES] = [const { AtomicU64::new(0) }; DEVICES];
+/// Queues that were kicked, by device.
+static KICKS: Kicks<AtomicU64, DEVICES> = Kicks::new([const { AtomicU64::new(0) }; DEVICES]);
 
 /// The mapped ioreq page.
 #[derive(Clone, Copy, Debug)]
@@ -212,22 +212,12 @@ fn ring(kick: &Kick) {
 
 /// Marks a queue of a device for the main loop.
 pub fn kick_queue(device: usize, queue: u64) {
-    if let Some(kicks) = KICKS.get(device) {
-        kicks.fetch_or(1 << queue.min(63), Ordering::Release);
-        events::mark(Happened::GUEST);
-    }
+    KICKS.ring(device, queue, || events::mark(Happened::GUEST));
 }
 
 /// Takes the queues of a device that were kicked.
 pub fn take_kicks(device: usize) -> u64 {
-    KICKS.get(device).map_or(0, |kicks| {
-        // A load is cheaper than a locked exchange, and nearly always enough.
-        if kicks.load(Ordering::Relaxed) == 0 {
-            0
-        } else {
-            kicks.swap(0, Ordering::Acquire)
-        }
-    })
+    KICKS.take(device)
 }
 
 /// The next request for the main loop.

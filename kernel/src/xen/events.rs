@@ -6,11 +6,12 @@
 //! vector set per vCPU with `HVMOP_set_evtchn_upcall_vector` it needs no
 //! end-of-interrupt, which would cost one more exit an upcall.
 //!
-//! Invariant: a port's pending bit is cleared before what it stands for is looked
-//! at, so that an event that comes meanwhile is not lost.
+//! How the bits are walked, and what is cleared when, is in `vd_kernel_core::upcall`.
 
-use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
+use vd_kernel_core::handover::Marks;
+use vd_kernel_core::upcall;
 use xen_hypercall::event_channel::{self, Virq};
 use xen_hypercall::{Errno, EvtchnPort, VcpuId, hvm};
 
@@ -31,12 +32,12 @@ const FLAG: u16 = 0x4000;
 const SLOT: u16 = 0x8000;
 
 /// Things that happened and that the main loop has not looked at yet.
-static HAPPENED: AtomicU32 = AtomicU32::new(0);
+static HAPPENED: Marks<AtomicU64> = Marks::new(AtomicU64::new(0));
 
 bitflags::bitflags! {
     /// What the main loop is woken for.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct Happened: u32 {
+    pub struct Happened: u64 {
         /// The xenstore ring moved.
         const XENSTORE = 1 << 0;
         /// The console ring moved.
@@ -107,22 +108,22 @@ pub fn bind_timer() -> Result<(), Errno> {
 
 /// Marks `what` for the main loop.
 pub fn mark(what: Happened) {
-    HAPPENED.fetch_or(what.bits(), Ordering::Release);
+    HAPPENED.mark(what.bits());
 }
 
 /// Takes everything that was marked.
 pub fn take() -> Happened {
-    Happened::from_bits_truncate(HAPPENED.swap(0, Ordering::Acquire))
+    Happened::from_bits_truncate(HAPPENED.take())
 }
 
 /// Takes `what` alone; returns whether it was marked.
 pub fn take_if(what: Happened) -> bool {
-    HAPPENED.fetch_and(!what.bits(), Ordering::AcqRel) & what.bits() != 0
+    HAPPENED.take_if(what.bits())
 }
 
 /// Whether `what` is marked.
 pub fn is_marked(what: Happened) -> bool {
-    HAPPENED.load(Ordering::Acquire) & what.bits() != 0
+    HAPPENED.is_marked(what.bits())
 }
 
 /// Whether something is marked.
@@ -133,33 +134,15 @@ pub fn any() -> bool {
 /// The interrupt handler.
 pub extern "C" fn upcall() {
     counters::add(&counters::UPCALLS, 1);
-    let Some(info) = shared_info::get() else {
-        return;
-    };
-    let vcpu = info.vcpu();
-    // The flag is cleared first: an event that comes while the words are walked
-    // raises another upcall.
-    while vcpu.take_upcall_pending() {
-        let mut selectors = vcpu.pending_selectors().swap(0, Ordering::AcqRel);
-        while selectors != 0 {
-            let word = selectors.trailing_zeros() as usize;
-            selectors &= selectors - 1;
-            serve_word(word, info.pending(word), info.mask(word));
-        }
+    if let Some(info) = shared_info::get() {
+        upcall::serve(info, serve_port);
     }
 }
 
-fn serve_word(word: usize, pending: &AtomicU64, mask: &AtomicU64) {
-    let mut ready = pending.load(Ordering::Acquire) & !mask.load(Ordering::Relaxed);
-    while ready != 0 {
-        let bit = ready.trailing_zeros();
-        ready &= ready - 1;
-        pending.fetch_and(!(1 << bit), Ordering::AcqRel);
-        let port = word * 64 + bit as usize;
-        match MEANING[port].load(Ordering::Acquire) {
-            NOTHING => counters::add(&counters::STRAY_EVENTS, 1),
-            slot if slot & SLOT != 0 => slots::on_event(slot & !SLOT),
-            flag => mark(Happened::from_bits_truncate(u32::from(flag & !FLAG))),
-        }
+fn serve_port(port: usize) {
+    match MEANING[port].load(Ordering::Acquire) {
+        NOTHING => counters::add(&counters::STRAY_EVENTS, 1),
+        slot if slot & SLOT != 0 => slots::on_event(slot & !SLOT),
+        flag => mark(Happened::from_bits_truncate(u64::from(flag & !FLAG))),
     }
 }

@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 
 use spin::Once;
 use vd_kernel_core::clock::TimeInfo;
+use vd_kernel_core::upcall::Events;
 use volatile::VolatilePtr;
 use xen_hypercall::shared::{SharedInfo, VcpuInfo, VcpuTimeInfo};
 use xen_hypercall::{Gfn, memory};
@@ -48,20 +49,32 @@ pub fn get() -> Option<&'static Shared> {
     SHARED.get()
 }
 
-impl Shared {
-    /// The pending bits of 64 ports.
-    pub fn pending(&self, word: usize) -> &AtomicU64 {
+impl Events for Shared {
+    type Word = AtomicU64;
+
+    fn take_upcall(&self) -> bool {
+        self.vcpu().take_upcall_pending()
+    }
+
+    fn selectors(&self) -> &AtomicU64 {
+        let vcpu = self.vcpu();
+        // SAFETY: an aligned word of the mapped page that everybody accesses atomically.
+        unsafe { AtomicU64::from_ptr((&raw mut (*vcpu.0).evtchn_pending_sel).cast()) }
+    }
+
+    fn pending(&self, word: usize) -> &AtomicU64 {
         // SAFETY: the page is mapped for ever, the field is an aligned word that
         // everybody accesses atomically; the index is checked by `Array`.
         unsafe { AtomicU64::from_ptr((&raw mut (*self.0).evtchn_pending[word]).cast()) }
     }
 
-    /// The mask bits of 64 ports.
-    pub fn mask(&self, word: usize) -> &AtomicU64 {
+    fn mask(&self, word: usize) -> &AtomicU64 {
         // SAFETY: as for `pending`.
         unsafe { AtomicU64::from_ptr((&raw mut (*self.0).evtchn_mask[word]).cast()) }
     }
+}
 
+impl Shared {
     /// The part of the boot vCPU.
     pub fn vcpu(&self) -> Vcpu {
         // SAFETY: a place expression inside the mapped page; nothing is read.
@@ -71,16 +84,10 @@ impl Shared {
 
 impl Vcpu {
     /// Clears the flag that an upcall is due; returns what it was.
-    pub fn take_upcall_pending(&self) -> bool {
+    fn take_upcall_pending(&self) -> bool {
         // SAFETY: a byte of the mapped page that everybody accesses atomically.
         let flag = unsafe { AtomicU8::from_ptr(&raw mut (*self.0).evtchn_upcall_pending) };
         flag.swap(0, Ordering::AcqRel) != 0
-    }
-
-    /// Which words of the pending bits have something.
-    pub fn pending_selectors(&self) -> &AtomicU64 {
-        // SAFETY: an aligned word of the mapped page that everybody accesses atomically.
-        unsafe { AtomicU64::from_ptr((&raw mut (*self.0).evtchn_pending_sel).cast()) }
     }
 
     /// A consistent copy of the clock.
