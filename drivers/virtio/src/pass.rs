@@ -18,6 +18,8 @@ pub struct Pass<'a, M: ?Sized> {
     mem: &'a M,
     number: u16,
     queue: &'a mut Queue,
+    /// The queue's heads in flight.
+    heads: &'a mut [u64],
     budget: &'a mut u32,
     counters: &'a mut Counters,
 }
@@ -27,6 +29,7 @@ impl<'a, M: GuestMemory + ?Sized> Pass<'a, M> {
         mem: &'a M,
         number: u16,
         queue: &'a mut Queue,
+        heads: &'a mut [u64],
         budget: &'a mut u32,
         counters: &'a mut Counters,
     ) -> Self {
@@ -34,6 +37,7 @@ impl<'a, M: GuestMemory + ?Sized> Pass<'a, M> {
             mem,
             number,
             queue,
+            heads,
             budget,
             counters,
         }
@@ -57,7 +61,7 @@ impl<'a, M: GuestMemory + ?Sized> Pass<'a, M> {
         if *self.budget == 0 {
             return Ok(None);
         }
-        let head = self.queue.pop(self.mem, chain)?;
+        let head = self.queue.pop(self.mem, self.heads, chain)?;
         if head.is_some() {
             bump(&mut self.counters.requests);
             let cost = u32::try_from(chain.bytes() >> BYTES_SHIFT).unwrap_or(u32::MAX);
@@ -71,7 +75,7 @@ impl<'a, M: GuestMemory + ?Sized> Pass<'a, M> {
     /// # Errors
     /// [`FaultKind::Memory`] if the ring is not RAM any more; [`FaultKind::NotInOrder`].
     pub fn give_back(&mut self, head: Head, written: u32) -> Result<(), FaultKind> {
-        if !self.queue.add_used(self.mem, head, written)? {
+        if !self.queue.add_used(self.mem, self.heads, head, written)? {
             bump(&mut self.counters.stale_requests);
         }
         Ok(())

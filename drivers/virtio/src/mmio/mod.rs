@@ -23,7 +23,7 @@ use crate::device::Device;
 use crate::fault::Fault;
 use crate::features::{Features, Refusal};
 use crate::mem::GuestMemory;
-use crate::queue::{Area, Queue, QueueConfig};
+use crate::queue::{Area, MAX_SIZE, Queue, QueueConfig};
 
 /// InterruptStatus: a queue was used.
 pub const INTERRUPT_VRING: u32 = 1;
@@ -31,26 +31,32 @@ pub const INTERRUPT_VRING: u32 = 1;
 pub const INTERRUPT_CONFIG: u32 = 2;
 
 #[derive(Clone, Debug)]
-struct QueueSlot {
+struct QueueSlot<const WORDS: usize> {
     config: QueueConfig,
     queue: Option<Queue>,
+    /// The queue's heads in flight.
+    heads: [u64; WORDS],
     kicked: bool,
     /// It was reset by itself, so that it may be set up while the device runs.
     renewable: bool,
 }
 
-impl QueueSlot {
+impl<const WORDS: usize> QueueSlot<WORDS> {
     const NONE: Self = Self {
         config: QueueConfig::new(0),
         queue: None,
+        heads: [0; WORDS],
         kicked: false,
         renewable: false,
     };
 }
 
-/// A device with its registers and at most `QUEUES` queues.
+/// Words of [`MmioTransport`] that hold a bit for each head of the largest queue.
+pub const MAX_WORDS: usize = MAX_SIZE as usize / 64;
+
+/// A device with its registers and at most `QUEUES` queues, of at most 64 times `WORDS` entries each.
 #[derive(Clone, Debug)]
-pub struct MmioTransport<D, const QUEUES: usize> {
+pub struct MmioTransport<D, const QUEUES: usize, const WORDS: usize = MAX_WORDS> {
     device: D,
     /// Features that are not offered although they could be.
     withheld: Features,
@@ -58,7 +64,7 @@ pub struct MmioTransport<D, const QUEUES: usize> {
     added: Features,
     /// Features that a driver has to choose.
     required: Features,
-    queues: [QueueSlot; QUEUES],
+    queues: [QueueSlot<WORDS>; QUEUES],
     /// How many of the queues there are.
     count: usize,
     /// Counts the queues that were ever made ready, so that no two share an epoch.
@@ -81,12 +87,13 @@ pub struct MmioTransport<D, const QUEUES: usize> {
     counters: Counters,
 }
 
-impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
+impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES, WORDS> {
     /// A device after reset, with queues of at most `max_size` entries each.
     pub fn new(device: D, max_size: u16) -> Self {
+        let largest = u16::try_from(WORDS.saturating_mul(64)).unwrap_or(u16::MAX);
         let mut queues = [const { QueueSlot::NONE }; QUEUES];
         for slot in &mut queues {
-            slot.config = QueueConfig::new(max_size);
+            slot.config = QueueConfig::new(max_size.min(largest));
         }
         Self {
             withheld: Features::empty(),

@@ -10,7 +10,7 @@ use crate::mem::GuestMemory;
 use crate::pass::Pass;
 use crate::queue::Interrupt;
 
-impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
+impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES, WORDS> {
     /// The driver writes `value` to QueueNotify: it kicks a queue. Returns whether there is such a queue; it is run by
     /// [`MmioTransport::run`].
     pub fn notify(&mut self, value: u32) -> bool {
@@ -112,6 +112,7 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
         let number = u16::try_from(index).unwrap_or(u16::MAX);
         let Some(QueueSlot {
             queue: Some(queue),
+            heads,
             kicked,
             ..
         }) = queues.get_mut(index)
@@ -124,7 +125,7 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
         bump(&mut counters.passes);
         queue.disable_notifications(mem)?;
         loop {
-            let mut pass = Pass::new(mem, number, queue, budget, counters);
+            let mut pass = Pass::new(mem, number, queue, heads, budget, counters);
             let progress = device.run(&mut pass, scratch)?;
             queue.publish(mem)?;
             // Out of budget: the queue stays kicked, and the driver need not kick it again.

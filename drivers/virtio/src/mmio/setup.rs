@@ -8,7 +8,7 @@ use crate::features::{Features, Refusal};
 use crate::mem::GuestMemory;
 use crate::queue::{Area, QueueConfig};
 
-impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
+impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES, WORDS> {
     /// Features can be changed until they are settled.
     pub(super) fn set_driver_features(&mut self, value: u32) -> bool {
         let shift = match self.driver_features_sel {
@@ -34,7 +34,7 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
     }
 
     /// The selected queue, while it may be set up: before the device runs, or after it was reset by itself.
-    fn setting_up(&mut self) -> Option<&mut QueueSlot> {
+    fn setting_up(&mut self) -> Option<&mut QueueSlot<WORDS>> {
         let settled = self.status.contains(Status::FEATURES_OK);
         let running = self.status.contains(Status::DRIVER_OK);
         let broken = self.status.intersects(Status::NEEDS_RESET | Status::FAILED);
@@ -81,6 +81,7 @@ impl<D: Device, const QUEUES: usize> MmioTransport<D, QUEUES> {
         match slot.config.activate(mem, features, epoch) {
             Ok(queue) => {
                 slot.queue = Some(queue);
+                slot.heads = [0; WORDS];
                 slot.renewable = false;
                 // It may have been filled already.
                 slot.kicked = running;

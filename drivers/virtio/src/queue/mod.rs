@@ -47,7 +47,6 @@ pub struct Queue {
 }
 
 #[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant, reason = "nothing is allocated here")]
 enum Ring {
     Split(Split),
     Packed(Packed),
@@ -86,16 +85,19 @@ impl Queue {
         }
     }
 
-    /// Takes the next request; its buffers go into `chain`.
+    /// Takes the next request; its buffers go into `chain`. `heads` is the set of heads in flight: a bit for each entry,
+    /// none of them set at the start, and for nobody else to change.
     ///
     /// # Errors
     /// What the driver got wrong. The queue cannot go on.
     pub fn pop<M: GuestMemory + ?Sized>(
         &mut self,
         mem: &M,
+        heads: &mut [u64],
         chain: &mut Chain,
     ) -> Result<Option<Head>, FaultKind> {
-        let Some(Popped { id, slots }) = ring!(&mut self.ring, ring => ring.pop(mem, chain))?
+        let Some(Popped { id, slots }) =
+            ring!(&mut self.ring, ring => ring.pop(mem, heads, chain))?
         else {
             return Ok(None);
         };
@@ -118,6 +120,7 @@ impl Queue {
     pub fn add_used<M: GuestMemory + ?Sized>(
         &mut self,
         mem: &M,
+        heads: &mut [u64],
         head: Head,
         written: u32,
     ) -> Result<bool, FaultKind> {
@@ -129,7 +132,7 @@ impl Queue {
         }
         self.given = self.given.wrapping_add(1);
         let Head { id, slots, .. } = head;
-        ring!(&mut self.ring, ring => ring.add_used(mem, Popped { id, slots }, written))?;
+        ring!(&mut self.ring, ring => ring.add_used(mem, heads, Popped { id, slots }, written))?;
         Ok(true)
     }
 

@@ -153,6 +153,7 @@ impl Packed {
     pub(super) fn pop<M: GuestMemory + ?Sized>(
         &mut self,
         mem: &M,
+        _: &mut [u64],
         chain: &mut Chain,
     ) -> Result<Option<Popped>, FaultKind> {
         let Some(flags) = self.look(mem)? else {
@@ -172,6 +173,7 @@ impl Packed {
     pub(super) fn add_used<M: GuestMemory + ?Sized>(
         &mut self,
         mem: &M,
+        _: &mut [u64],
         head: Popped,
         written: u32,
     ) -> Result<(), MemError> {

@@ -14,6 +14,7 @@ struct Rig {
     mem: FakeMemory,
     ring: DriverPacked,
     queue: Queue,
+    heads: Vec<u64>,
     chain: Chain,
 }
 
@@ -39,13 +40,14 @@ fn rig_in(size: u16, features: Features, mem: FakeMemory) -> Rig {
         mem,
         ring,
         queue,
+        heads: vec![0; MAX_SIZE as usize / 64],
         chain: Chain::new(),
     }
 }
 
 impl Rig {
     fn pop(&mut self) -> Result<Option<Head>, FaultKind> {
-        self.queue.pop(&self.mem, &mut self.chain)
+        self.queue.pop(&self.mem, &mut self.heads, &mut self.chain)
     }
 
     fn offer(&mut self, id: u16, list: &[(u64, u32, u16)]) {
@@ -53,7 +55,9 @@ impl Rig {
     }
 
     fn give_back(&mut self, head: Head, written: u32) {
-        self.queue.add_used(&self.mem, head, written).unwrap();
+        self.queue
+            .add_used(&self.mem, &mut self.heads, head, written)
+            .unwrap();
         self.queue.publish(&self.mem).unwrap();
     }
 }
@@ -164,7 +168,10 @@ fn a_batch_is_seen_as_one() {
         }
         for written in 1..=3 {
             let head = rig.pop().unwrap().unwrap();
-            assert_eq!(rig.queue.add_used(&rig.mem, head, written), Ok(true));
+            assert_eq!(
+                rig.queue.add_used(&rig.mem, &mut rig.heads, head, written),
+                Ok(true)
+            );
             assert_eq!(rig.ring.take_used(&rig.mem), None, "{start}, {written}");
             assert_eq!(rig.queue.decide_interrupt(&rig.mem), Ok(Interrupt::Nothing));
         }
@@ -188,7 +195,9 @@ fn the_largest_queue_is_full_and_wraps() {
         let mut heads: Vec<_> = (0..MAX_SIZE).map(|_| rig.pop().unwrap().unwrap()).collect();
         assert_eq!(rig.pop(), Ok(None));
         while let Some(head) = heads.pop() {
-            rig.queue.add_used(&rig.mem, head, 4).unwrap();
+            rig.queue
+                .add_used(&rig.mem, &mut rig.heads, head, 4)
+                .unwrap();
         }
         rig.queue.publish(&rig.mem).unwrap();
         for id in (0..MAX_SIZE).rev() {

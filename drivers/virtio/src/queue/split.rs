@@ -1,9 +1,9 @@
 //! A split ring (virtio 1.3, section 2.7).
 //!
-//! Indices run freely over 16 bits and wrap; an entry is at the index modulo the size. The set of heads in flight has a
-//! bit for every head of the largest queue, so that nothing has to be allocated when a driver chooses its size.
+//! Indices run freely over 16 bits and wrap; an entry is at the index modulo the size. The set of heads in flight is the
+//! caller's: it has a bit for every head of the largest queue that there may be.
 
-use super::{Interrupt, MAX_SIZE, Popped, is_passed};
+use super::{Interrupt, Popped, is_passed};
 use crate::chain::Chain;
 use crate::fault::FaultKind;
 use crate::features::Features;
@@ -37,7 +37,6 @@ pub(super) struct Split {
     published: u16,
     /// used.idx when it was last decided whether to interrupt.
     decided: u16,
-    in_flight: [u64; MAX_SIZE as usize / 64],
 }
 
 impl Split {
@@ -54,7 +53,6 @@ impl Split {
             next_used: 0,
             published: 0,
             decided: 0,
-            in_flight: [0; MAX_SIZE as usize / 64],
         }
     }
 
@@ -65,6 +63,7 @@ impl Split {
     pub(super) fn pop<M: GuestMemory + ?Sized>(
         &mut self,
         mem: &M,
+        heads: &mut [u64],
         chain: &mut Chain,
     ) -> Result<Option<Popped>, FaultKind> {
         if self.next_avail == self.seen_avail && !self.look(mem)? {
@@ -74,7 +73,7 @@ impl Split {
         if head >= self.size {
             return Err(FaultKind::DescriptorIndex(head));
         }
-        if !self.mark(head) {
+        if !mark(heads, head) {
             return Err(FaultKind::HeadInFlight(head));
         }
         self.walk(mem, head, chain)?;
@@ -104,6 +103,7 @@ impl Split {
     pub(super) fn add_used<M: GuestMemory + ?Sized>(
         &mut self,
         mem: &M,
+        heads: &mut [u64],
         head: Popped,
         written: u32,
     ) -> Result<(), MemError> {
@@ -111,7 +111,7 @@ impl Split {
         let [e, f, g, h] = written.to_le_bytes();
         let place = self.entry(self.used, self.next_used, 8);
         mem.write(place, &[a, b, 0, 0, e, f, g, h])?;
-        self.unmark(head.id);
+        unmark(heads, head.id);
         self.next_used = self.next_used.wrapping_add(1);
         Ok(())
     }
@@ -217,23 +217,23 @@ impl Split {
             RING.saturating_add(u64::from(self.size).saturating_mul(bytes)),
         )
     }
+}
 
-    /// Marks a head as in flight, unless it is.
-    fn mark(&mut self, head: u16) -> bool {
-        let bit = 1 << (head & 63);
-        match self.in_flight.get_mut(usize::from(head >> 6)) {
-            Some(word) if *word & bit == 0 => {
-                *word |= bit;
-                true
-            }
-            _ => false,
+/// Marks a head as in flight, unless it is.
+fn mark(heads: &mut [u64], head: u16) -> bool {
+    let bit = 1 << (head & 63);
+    match heads.get_mut(usize::from(head >> 6)) {
+        Some(word) if *word & bit == 0 => {
+            *word |= bit;
+            true
         }
+        _ => false,
     }
+}
 
-    fn unmark(&mut self, head: u16) {
-        if let Some(word) = self.in_flight.get_mut(usize::from(head >> 6)) {
-            *word &= !(1 << (head & 63));
-        }
+fn unmark(heads: &mut [u64], head: u16) {
+    if let Some(word) = heads.get_mut(usize::from(head >> 6)) {
+        *word &= !(1 << (head & 63));
     }
 }
 

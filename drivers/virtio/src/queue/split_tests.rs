@@ -12,6 +12,7 @@ struct Rig {
     mem: FakeMemory,
     ring: DriverRing,
     queue: Queue,
+    heads: Vec<u64>,
     chain: Chain,
 }
 
@@ -36,6 +37,7 @@ fn rig_of(size: u16, features: Features, mem: FakeMemory) -> Rig {
         mem,
         ring,
         queue,
+        heads: vec![0; MAX_SIZE as usize / 64],
         chain: Chain::new(),
     }
 }
@@ -46,7 +48,7 @@ fn rig(features: Features) -> Rig {
 
 impl Rig {
     fn pop(&mut self) -> Result<Option<Head>, FaultKind> {
-        self.queue.pop(&self.mem, &mut self.chain)
+        self.queue.pop(&self.mem, &mut self.heads, &mut self.chain)
     }
 
     fn describe(&self, index: u16, len: u32, flags: u16, next: u16) {
@@ -60,7 +62,9 @@ impl Rig {
     }
 
     fn give_back(&mut self, head: Head) {
-        self.queue.add_used(&self.mem, head, 7).unwrap();
+        self.queue
+            .add_used(&self.mem, &mut self.heads, head, 7)
+            .unwrap();
         self.queue.publish(&self.mem).unwrap();
     }
 }
@@ -77,7 +81,9 @@ fn a_chain_comes_and_goes() {
         (rig.chain.readable().len(), rig.chain.writable().len()),
         (16, 33)
     );
-    rig.queue.add_used(&rig.mem, head, 33).unwrap();
+    rig.queue
+        .add_used(&rig.mem, &mut rig.heads, head, 33)
+        .unwrap();
     assert_eq!(rig.ring.used_idx(&rig.mem), 0, "not published yet");
     rig.queue.publish(&rig.mem).unwrap();
     assert_eq!(rig.ring.used_idx(&rig.mem), 1);
@@ -266,7 +272,9 @@ fn the_largest_queue_is_full_and_wraps() {
         assert_eq!(rig.pop(), Ok(None));
         // Given back in another order than taken.
         while let Some(head) = heads.pop() {
-            rig.queue.add_used(&rig.mem, head, 4).unwrap();
+            rig.queue
+                .add_used(&rig.mem, &mut rig.heads, head, 4)
+                .unwrap();
         }
         rig.queue.publish(&rig.mem).unwrap();
         assert_eq!(rig.ring.used_idx(&rig.mem), MAX_SIZE.wrapping_mul(round));
@@ -325,15 +333,22 @@ fn row19_requests_of_an_earlier_epoch() {
     rig.describe(0, 4, WRITE, 0);
     let old = rig.offer_one(0).unwrap().unwrap();
     rig.mem.put(rig.ring.avail, &[0; 8]);
+    rig.heads.fill(0);
     rig.queue = config(&rig.ring)
         .activate(&rig.mem, Features::empty(), 2)
         .unwrap();
     let new = rig.offer_one(0).unwrap().unwrap();
     rig.mem.take_written();
-    assert_eq!(rig.queue.add_used(&rig.mem, old, 4), Ok(false));
+    assert_eq!(
+        rig.queue.add_used(&rig.mem, &mut rig.heads, old, 4),
+        Ok(false)
+    );
     rig.queue.publish(&rig.mem).unwrap();
     assert!(rig.mem.take_written().is_empty());
-    assert_eq!(rig.queue.add_used(&rig.mem, new, 4), Ok(true));
+    assert_eq!(
+        rig.queue.add_used(&rig.mem, &mut rig.heads, new, 4),
+        Ok(true)
+    );
     rig.queue.publish(&rig.mem).unwrap();
     assert_eq!(rig.ring.used_idx(&rig.mem), 1);
 }
@@ -346,13 +361,16 @@ fn a_promise_of_order_is_kept() {
         rig.describe(1, 4, WRITE, 0);
         let first = rig.offer_one(0).unwrap().unwrap();
         let second = rig.offer_one(1).unwrap().unwrap();
-        let early = rig.queue.add_used(&rig.mem, second, 4);
+        let early = rig.queue.add_used(&rig.mem, &mut rig.heads, second, 4);
         if kept {
             assert_eq!(early, Err(FaultKind::NotInOrder(1)));
         } else {
             assert_eq!(early, Ok(true));
         }
-        assert_eq!(rig.queue.add_used(&rig.mem, first, 4), Ok(true));
+        assert_eq!(
+            rig.queue.add_used(&rig.mem, &mut rig.heads, first, 4),
+            Ok(true)
+        );
     }
 }
 
@@ -598,7 +616,7 @@ fn a_ring_that_is_no_ram_any_more() {
         rig.mem = FakeMemory::new(0x1_0000).hole(at..0x2000);
         let result = rig.pop().and_then(|head| {
             if let Some(head) = head {
-                rig.queue.add_used(&rig.mem, head, 0)?;
+                rig.queue.add_used(&rig.mem, &mut rig.heads, head, 0)?;
                 rig.queue.publish(&rig.mem)?;
             }
             rig.queue.decide_interrupt(&rig.mem)?;
