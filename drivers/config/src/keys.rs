@@ -35,8 +35,8 @@ pub const STATUS_COUNTERS: &str = "virtio-domain/status/counters";
 #[derive(Clone, Copy, Debug)]
 pub struct CounterPath<'a>(pub &'a str);
 
-/// What the names of devices' counters begin with.
-const OF_DEVICE: &str = "device-";
+/// What the names of devices' counters, and of their directories, begin with.
+pub const OF_DEVICE: &str = "device-";
 
 impl core::fmt::Display for CounterPath<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

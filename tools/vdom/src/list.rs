@@ -179,12 +179,12 @@ fn counters(host: &mut Host, driver: &Domain) -> Result<Vec<String>, Failure> {
     let mut names = Vec::new();
     for name in host.store.list(&directory).at(&driver.name, STEP)? {
         // A device's counters have a directory of their own.
-        let below = host.store.list(&format!("{directory}/{name}"));
-        let below = below.at(&driver.name, STEP)?;
-        if below.is_empty() {
-            names.push(name);
-        } else {
+        if name.starts_with(keys::OF_DEVICE) {
+            let below = host.store.list(&format!("{directory}/{name}"));
+            let below = below.at(&driver.name, STEP)?;
             names.extend(below.iter().map(|counter| format!("{name}-{counter}")));
+        } else {
+            names.push(name);
         }
     }
     names.sort();
