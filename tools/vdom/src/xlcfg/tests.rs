@@ -109,6 +109,16 @@ fn errors_name_the_line() {
     }
 }
 
+/// Found by fuzzing.
+#[test]
+fn a_string_in_the_wrong_place_is_shown_escaped() {
+    let error = parse("a = 1 '\\x1b[2J\\n'").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "g.cfg:1: \"\\u{1b}[2J\\n\" where the end of the line should be"
+    );
+}
+
 proptest! {
     #[test]
     fn arbitrary_text_never_panics(text in "\\PC{0,200}|[a-c=\\[\\],;#'\"\\\\\n 0-9x+]{0,60}") {
