@@ -76,8 +76,10 @@ impl<'a> Lexer<'a> {
             '\n' => self.newline(),
             '#' => {
                 while self.rest.next_if(|c| *c != '\n').is_some() {}
-                self.rest.next();
-                self.newline()
+                match self.rest.next() {
+                    Some(_) => self.newline(),
+                    None => Token::End,
+                }
             }
             '[' => Token::Open,
             ']' => Token::Close,

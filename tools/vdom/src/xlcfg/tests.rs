@@ -109,6 +109,13 @@ fn errors_name_the_line() {
     }
 }
 
+/// Found by fuzzing: the error named a line behind the last one.
+#[test]
+fn a_comment_may_end_the_file() {
+    assert_eq!(parse("a = [ # no more").unwrap_err().place.line, 1);
+    assert_eq!(text(&parse("a = 1 # no more").unwrap(), "a"), "1");
+}
+
 /// Found by fuzzing.
 #[test]
 fn a_string_in_the_wrong_place_is_shown_escaped() {
