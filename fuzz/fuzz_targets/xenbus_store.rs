@@ -29,7 +29,9 @@ use virtio_domain_fuzz::Source;
 use virtio_domain_fuzz::text::assert_line;
 
 /// How often the client may wait for one reply.
-const PATIENCE: u32 = 150;
+const PATIENCE: u32 = 80;
+/// Calls in a session: enough for one mistake to meet the next.
+const MOST_STEPS: u32 = 32;
 const PATHS: [&str; 8] = [
     "a",
     "a/b",
@@ -84,12 +86,31 @@ struct Guarded {
     page: Rc<FakePage>,
     /// The client's two indices, once known.
     own: Rc<Cell<[Option<u32>; 2]>>,
+    /// The daemon's two indices as last read.
+    seen: Cell<[u32; 2]>,
+}
+
+impl Guarded {
+    /// Checks that an impossible index of the daemon was not believed before bytes are moved.
+    fn check(&self, ring: usize, filled: impl Fn(u32, u32) -> u32) {
+        if let Some(own) = self.own.get()[ring] {
+            let filled = filled(own, self.seen.get()[ring]);
+            assert!(filled <= 1024, "{filled} bytes in a ring of 1024");
+        }
+    }
 }
 
 impl SharedPage for Guarded {
     fn load_u32(&self, offset: usize) -> u32 {
         assert!((2048..2076).contains(&offset));
-        self.page.load_u32(offset)
+        let value = self.page.load_u32(offset);
+        let theirs = [XENSTORE_REQ.consumer, XENSTORE_RSP.producer];
+        if let Some(ring) = theirs.iter().position(|word| *word == offset) {
+            let mut seen = self.seen.get();
+            seen[ring] = value;
+            self.seen.set(seen);
+        }
+        value
     }
 
     fn store_u32(&self, offset: usize, value: u32) {
@@ -112,11 +133,13 @@ impl SharedPage for Guarded {
 
     fn read_bytes(&self, offset: usize, into: &mut [u8]) {
         assert!(offset >= 1024 && offset + into.len() <= 2048);
+        self.check(1, |consumer, producer| producer.wrapping_sub(consumer));
         self.page.read_bytes(offset, into);
     }
 
     fn write_bytes(&self, offset: usize, from: &[u8]) {
         assert!(offset + from.len() <= 1024);
+        self.check(0, |producer, consumer| producer.wrapping_sub(consumer));
         self.page.write_bytes(offset, from);
     }
 }
@@ -197,6 +220,7 @@ impl Session {
         let guarded = Guarded {
             page: page.clone(),
             own: Rc::default(),
+            seen: Cell::default(),
         };
         let store = Xenstore::new(RingTransport::attach(guarded, bell));
         Self {
@@ -329,7 +353,10 @@ fn path(source: &mut Source<'_>) -> String {
 
 fn session(source: &mut Source<'_>) {
     let mut session = Session::new(source);
-    while !source.is_empty() {
+    for _ in 0..MOST_STEPS {
+        if source.is_empty() {
+            break;
+        }
         for _ in 0..3 {
             let tampering = (source.rarely() && source.coin()).then(|| tampering(source));
             session.shared.borrow_mut().tampering.push_back(tampering);
