@@ -130,18 +130,14 @@ pub fn story(data: &[u8], packed: bool) {
                 driver = restart(&mut source, &mut device, &mem, driver, packed);
             }
             15 if source.rarely() => break_a_rule(&mut source, &mem, &mut device, &mut driver),
-            15 if source.rarely() => {
-                if !driver.spoiled {
-                    // What was served counts; what was not is lost.
-                    driver.take_back(&mem);
-                    driver.renew_queue(
-                        &mut Direct {
-                            device: &mut device,
-                            mem: &mem,
-                        },
-                        &mem,
-                    );
-                }
+            15 if source.rarely() && !driver.spoiled => {
+                // What was served counts; what was not is lost.
+                driver.take_back(&mem);
+                let mut window = Direct {
+                    device: &mut device,
+                    mem: &mem,
+                };
+                driver.renew_queue(&mut window, &mem);
             }
             _ => {}
         }
