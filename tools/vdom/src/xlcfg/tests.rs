@@ -81,6 +81,10 @@ fn numbers_are_what_xl_takes() {
         "99999999999999999999",
         "[1]",
         "0x",
+        // Found by fuzzing.
+        "\"0x+5\"",
+        "\"0+5\"",
+        "\"0x-0\"",
     ] {
         let config = parse(&format!("n = {bad}")).unwrap();
         assert!(config.get("n").unwrap().number().is_err(), "{bad}");
