@@ -31,7 +31,8 @@ fuzz_target!(|data: &[u8]| {
     match source.below(16) {
         0..=3 => one_device(&mut source),
         4..=6 => devices(&mut source),
-        7..=9 => scalars(source.rest()),
+        7 => sizes(&mut source),
+        8 | 9 => scalars(source.rest()),
         10 | 11 => command_line(source.rest()),
         12..=14 => console_command(source.rest()),
         // Much the slowest.
@@ -298,6 +299,19 @@ fn scalars(text: &[u8]) {
     {
         assert_eq!(slot.base() + offset, address);
     }
+}
+
+/// Sizes around the limits, against arithmetic that has room.
+fn sizes(source: &mut Source<'_>) {
+    let zeroes = "0".repeat(source.below(4));
+    let number = u128::from(source.edge()) * source.pick(&[1, 1, 2, 1000]);
+    let (letter, unit) =
+        source.pick(&[("", 1u128), ("K", 1 << 10), ("m", 1 << 20), ("G", 1 << 30)]);
+    let number = if source.coin() { number / unit } else { number };
+    let text = format!("{zeroes}{number}{letter}");
+    let right = u64::try_from(number * unit).ok();
+    assert_eq!(ByteSize::parse(text.as_bytes()).ok(), right.map(ByteSize));
+    scalars(text.as_bytes());
 }
 
 const LEVELS: [(&str, LogLevel); 6] = [

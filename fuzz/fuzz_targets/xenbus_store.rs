@@ -625,6 +625,12 @@ fn framing(source: &mut Source<'_>) {
             stream.extend(source.bytes(40));
             continue;
         }
+        if source.rarely() {
+            // More than are kept, all different.
+            for n in 0..source.below(2 * MAX_EVENTS) {
+                stream.extend(event(format!("n/{n}\0{}\0", "t".repeat(n)).as_bytes()));
+            }
+        }
         let (kind, req_id, tx) = source.pick(&[
             (2, 1, 0),
             (1, 2, 7),

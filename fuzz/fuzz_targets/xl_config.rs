@@ -42,9 +42,10 @@ const IMAGE: &str = "/proc/self/exe";
 
 fuzz_target!(|data: &[u8]| {
     let mut source = Source::new(data);
-    match source.below(4) {
+    match source.below(5) {
         0 => anything(&String::from_utf8_lossy(source.rest())),
         1 => quoted(&String::from_utf8_lossy(source.rest())),
+        4 => number(&mut source),
         2 => written(&mut source),
         _ => guest_file(&mut source),
     }
@@ -101,6 +102,30 @@ fn check_number(setting: &Setting) {
     });
     let expected = expected.filter(|_| !digits.is_empty());
     assert_eq!(setting.number().ok(), expected, "{text:?}");
+}
+
+/// Something like a number, in quotes.
+fn number(source: &mut Source<'_>) {
+    let letters = [
+        "0",
+        "0x",
+        "1",
+        "7",
+        "8",
+        "a",
+        "F",
+        "x",
+        "+",
+        "-",
+        " ",
+        "_",
+        "18446744073709551615",
+    ];
+    let text: String = (0..source.below(5))
+        .map(|_| source.pick(&letters))
+        .collect();
+    let config = parse(&format!("n = {}", driver::quote(&text))).expect("quoted");
+    config.settings().iter().for_each(check_number);
 }
 
 /// What the operator sees is fit for a terminal. Lines and columns may be there: xl's own words are shown as they are.
