@@ -11,7 +11,7 @@ Usage: fuzz/run.sh --short [TARGET...]
        fuzz/run.sh --seeds [TARGET...]
   --short     the seeds, then a fixed number of executions: half a minute, for every change
   --long      RUNS executions each, one process with low priority; what it finds worth keeping is in fuzz/corpus
-  --coverage  which lines of the crates the seeds and fuzz/corpus reach (needs the rustup component llvm-tools)
+  --coverage  how many lines of the crates the seeds and fuzz/corpus reach (needs the rustup component llvm-tools)
   --seeds     makes fuzz/seeds from itself and fuzz/corpus: the fewest inputs that reach every edge
 Without TARGET: all of them. An input that fails is kept in fuzz/artifacts; show it with
   fuzz/target/x86_64-unknown-linux-gnu/release/TARGET FILE
@@ -66,21 +66,30 @@ short() {
     fuzz "$1" "${SHORT[$1]}" "$LOGS/corpus-$1"
 }
 
+# coverage TARGET...: lines of the crates under test that the targets reach, all together.
 coverage() {
-    local tools
+    local tools bin=target/coverage/$HOST/release target objects=()
     tools=$(rustc --print sysroot)/lib/rustlib/$HOST/bin
     [[ -x $tools/llvm-cov ]] || {
         echo "fuzz/run.sh: llvm-cov is missing: rustup component add llvm-tools" >&2
         return 1
     }
-    local target=$1 into=target/coverage
-    mkdir -p "seeds/$target" "corpus/$target"
-    LLVM_PROFILE_FILE=$LOGS/$target.profraw "$into/$HOST/release/$target" -runs=0 "seeds/$target" "corpus/$target" \
-        >"$LOGS/$target" 2>&1 || { tail -n 20 "$LOGS/$target"; return 1; }
-    "$tools/llvm-profdata" merge -o "$LOGS/$target.profdata" "$LOGS/$target.profraw"
-    echo "== $target"
-    "$tools/llvm-cov" report "$into/$HOST/release/$target" -instr-profile="$LOGS/$target.profdata" \
-        --ignore-filename-regex='/(rustc|registry|fuzz|test_util)/|/test_util\.rs' --show-functions=false
+    RUSTFLAGS="-Cinstrument-coverage --cfg fuzzing" \
+        cargo build --release --locked --quiet --target "$HOST" --target-dir target/coverage
+    for target; do
+        mkdir -p "seeds/$target" "corpus/$target"
+        LLVM_PROFILE_FILE=$LOGS/$target.profraw "$bin/$target" -runs=0 "seeds/$target" "corpus/$target" \
+            >"$LOGS/$target" 2>&1 || {
+            tail -n 20 "$LOGS/$target"
+            return 1
+        }
+        objects+=(--object "$bin/$target")
+    done
+    "$tools/llvm-profdata" merge --output "$LOGS/all" "$LOGS"/*.profraw
+    # Of the many columns: the file, its lines, those that were missed.
+    "$tools/llvm-cov" report "${objects[@]}" --instr-profile "$LOGS/all" \
+        --ignore-filename-regex='/(rustc|registry|test_util)/|/test_util\.rs|/fuzz/src/|/fuzz_targets/[a-z_]*\.rs' |
+        awk '/\.rs|^TOTAL/ { printf "%-40s %5d lines, %4d missed, %s\n", $1, $8, $9, $10 }'
 }
 
 seeds() {
@@ -115,12 +124,7 @@ done
 LOGS=$(mktemp -d)
 trap 'rm -rf "$LOGS"' EXIT
 failed=0
-if [[ $MODE == --coverage ]]; then
-    RUSTFLAGS="-Cinstrument-coverage --cfg fuzzing" \
-        cargo build --release --locked --quiet --target "$HOST" --target-dir target/coverage
-else
-    build
-fi
+[[ $MODE == --coverage ]] || build
 case $MODE in
     --short)
         # As many at a time as there are CPUs.
@@ -144,11 +148,7 @@ case $MODE in
             fuzz "$target" "$RUNS" "corpus/$target" || failed=1
         done
         ;;
-    --coverage)
-        for target in "${TARGETS[@]}"; do
-            coverage "$target" || failed=1
-        done
-        ;;
+    --coverage) coverage "${TARGETS[@]}" || failed=1 ;;
     --seeds)
         for target in "${TARGETS[@]}"; do
             seeds "$target" || failed=1

@@ -29,7 +29,7 @@ use virtio_domain_fuzz::Source;
 use virtio_domain_fuzz::text::assert_line;
 
 /// How often the client may wait for one reply.
-const PATIENCE: u32 = 80;
+const PATIENCE: u32 = 45;
 /// Calls in a session: enough for one mistake to meet the next.
 const MOST_STEPS: u32 = 32;
 const PATHS: [&str; 8] = [
@@ -204,7 +204,7 @@ impl Session {
             page.store_u32(ring.producer, start);
         }
         let daemon = Rc::new(RefCell::new(FakeXenstored::new(page.clone(), 5)));
-        daemon.borrow_mut().chunk = source.pick(&[usize::MAX, 100, 64]);
+        daemon.borrow_mut().chunk = source.pick(&[usize::MAX, 200, 100]);
         let shared = Rc::new(RefCell::new(Shared::default()));
         let tampers = shared.clone();
         daemon.borrow_mut().tamper = Some(Box::new(move |header, payload| {

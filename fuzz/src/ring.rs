@@ -8,6 +8,7 @@
 
 use crate::driver::{Driver, FOOTPRINT, NEEDS_RESET, Window, feature, reg};
 use crate::source::Source;
+use crate::text::assert_message;
 use crate::virtio::{Device, FakeMemory, QUEUE_SIZE, QUEUES, initial_content};
 
 /// Guest memory; there is a hole in it.
@@ -65,11 +66,12 @@ pub fn run(device: &mut Device, mem: &FakeMemory, driver: &mut Driver, budget: u
         assert!(count == 0 && mem.take_written().is_empty(), "it is broken");
     }
     if device.status() & NEEDS_RESET != 0 {
+        let fault = device.take_fault();
         assert!(
             driver.spoiled,
-            "broken by a driver that kept the rules: {:?}",
-            device.take_fault()
+            "broken by a driver that kept the rules: {fault:?}"
         );
+        fault.iter().for_each(assert_message);
         assert!(!device.has_work());
         // The driver is told, once.
         assert!(status & NEEDS_RESET != 0 || device.interrupt());
