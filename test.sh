@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")" || exit
 usage() {
     cat <<'END'
 Usage: ./test.sh [--fast]
-  --fast   without the scenarios under nested Xen: a minute instead of ten
+  --fast   without fuzzing and the scenarios under nested Xen: a minute instead of ten
 END
 }
 
@@ -70,7 +70,7 @@ scenarios() {
 }
 
 shell_files() {
-    find run-qemu.sh test.sh .ci lab -type f \( -name '*.sh' -o -name run -o -name init \)
+    find run-qemu.sh test.sh .ci lab fuzz/run.sh -type f \( -name '*.sh' -o -name run -o -name init \)
 }
 
 lint_shell() {
@@ -84,6 +84,7 @@ IMAGE=(--package virtio-domain --package vd-rt --package virtio-paired --target 
 
 lab/setup-host.sh || exit
 check "format" cargo fmt --all --check
+check "format of the fuzz targets" cargo fmt --manifest-path fuzz/Cargo.toml --check
 check "lints of the host's programs" cargo clippy --workspace --all-targets --locked --quiet -- --deny warnings
 check "lints of the image" cargo clippy --release --locked --quiet "${IMAGE[@]}" -- --deny warnings
 check "documentation" env RUSTDOCFLAGS=--deny=warnings cargo doc --workspace --no-deps --locked --quiet
@@ -93,8 +94,11 @@ check "shell scripts" lint_shell
 check "xen-hypercall as a package" cargo package --package xen-hypercall --locked --allow-dirty --quiet
 host_tests
 if ((FAST)); then
-    echo "not run, because of --fast: the image on bare QEMU, scenarios under nested Xen"
+    echo "not run, because of --fast: fuzzing, the image on bare QEMU, scenarios under nested Xen"
 else
+    check "lints of the fuzz targets" \
+        cargo clippy --manifest-path fuzz/Cargo.toml --locked --quiet -- --deny warnings
+    check "fuzzing, short" fuzz/run.sh --short
     check "the image on bare QEMU" lab/boot-check.sh
     scenarios
 fi

@@ -233,6 +233,10 @@ fn row15_queue_registers_of_a_ready_queue_and_of_a_running_device() {
     assert_eq!(rig.read(0x70), 11 | 64, "ready without a size");
     rig.negotiate(GOOD);
     rig.queue(0);
+    rig.write(0x44, 0);
+    rig.write(0x44, 2);
+    assert_eq!(rig.read(0x44), 0, "only 1 makes it ready");
+    rig.write(0x44, 1);
     let before = rig.bad();
     for offset in [0x38, 0x80, 0x84, 0x90, 0x94, 0xa0, 0xa4] {
         rig.write(offset, 0x5555_5555);

@@ -38,7 +38,9 @@ pub(crate) struct Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Trouble { what, remedy } = &self.trouble;
-        write!(f, "{}: {}: {what} ({remedy})", self.domain, self.step)
+        let text = format!("{}: {}: {what} ({remedy})", self.domain, self.step);
+        // Files and values from elsewhere are quoted in it.
+        f.write_str(&printable(text.as_bytes()))
     }
 }
 
@@ -76,6 +78,13 @@ mod tests {
     fn a_failure_names_domain_step_and_remedy() {
         let failure = Trouble::new("no memory", "free some").at("web", "start");
         assert_eq!(failure.to_string(), "web: start: no memory (free some)");
+    }
+
+    /// Found by fuzzing: `type = "\x1b[2J"` in a configuration reached the terminal.
+    #[test]
+    fn a_failure_cannot_drive_the_terminal() {
+        let failure = Trouble::new("type \x1b[2J", "a\nb\rc").at("w\u{9b}eb", "start");
+        assert_eq!(failure.to_string(), "w?eb: start: type ?[2J (a\nb?c)");
     }
 
     #[test]

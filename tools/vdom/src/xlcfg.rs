@@ -118,13 +118,16 @@ impl Setting {
     /// The number, in any base that xl takes.
     pub(crate) fn number(&self) -> Result<u64, SyntaxError> {
         let text = self.text()?;
-        let parsed = match text.strip_prefix("0x") {
-            Some(hex) => u64::from_str_radix(hex, 16),
-            None if text.len() > 1 && text.starts_with('0') => u64::from_str_radix(text, 8),
-            None if text.starts_with('+') => return Err(self.error("is no number")),
-            None => text.parse(),
+        let (digits, base) = match text.strip_prefix("0x") {
+            Some(hex) => (hex, 16),
+            None if text.len() > 1 && text.starts_with('0') => (text, 8),
+            None => (text, 10),
         };
-        parsed.map_err(|_| self.error("is no number from 0 to 2^64-1"))
+        // The conversion alone would take a sign as well.
+        u64::from_str_radix(digits, base)
+            .ok()
+            .filter(|_| digits.chars().all(|c| c.is_digit(base)))
+            .ok_or_else(|| self.error("is no number from 0 to 2^64-1"))
     }
 
     /// The texts of a list.

@@ -149,6 +149,19 @@ fn row03_tables() {
     }
 }
 
+/// The length counts only with the flag WRITE (2.8.4).
+#[test]
+fn used_flags_say_whether_something_was_written() {
+    for (written, flag) in [(0, 0), (1, WRITE), (u32::MAX, WRITE)] {
+        let mut rig = rig(4, Features::empty());
+        rig.offer(0, &[(DATA, 4, WRITE)]);
+        let head = rig.pop().unwrap().unwrap();
+        rig.give_back(head, written);
+        let flags = u16::from_le_bytes(rig.mem.get(rig.ring.ring + 14));
+        assert_eq!(flags & WRITE, flag, "{written}");
+    }
+}
+
 /// Several requests that are given back together appear together: the driver, who looks at the first place, sees
 /// nothing until they are published.
 #[test]

@@ -24,7 +24,8 @@ impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Token::Ident(word) => write!(f, "{word}"),
-            Token::Text(text) => write!(f, "\"{text}\""),
+            // With escapes: the error that says so goes to a terminal, and is one line.
+            Token::Text(text) => write!(f, "{text:?}"),
             Token::Assign => f.write_str("="),
             Token::Append => f.write_str("+="),
             Token::Open => f.write_str("["),
@@ -75,8 +76,10 @@ impl<'a> Lexer<'a> {
             '\n' => self.newline(),
             '#' => {
                 while self.rest.next_if(|c| *c != '\n').is_some() {}
-                self.rest.next();
-                self.newline()
+                match self.rest.next() {
+                    Some(_) => self.newline(),
+                    None => Token::End,
+                }
             }
             '[' => Token::Open,
             ']' => Token::Close,

@@ -81,6 +81,10 @@ fn numbers_are_what_xl_takes() {
         "99999999999999999999",
         "[1]",
         "0x",
+        // Found by fuzzing.
+        "\"0x+5\"",
+        "\"0+5\"",
+        "\"0x-0\"",
     ] {
         let config = parse(&format!("n = {bad}")).unwrap();
         assert!(config.get("n").unwrap().number().is_err(), "{bad}");
@@ -107,6 +111,23 @@ fn errors_name_the_line() {
         assert_eq!(error.place.line, line, "{text:?}: {error}");
         assert!(error.to_string().starts_with("g.cfg:"), "{error}");
     }
+}
+
+/// Found by fuzzing: the error named a line behind the last one.
+#[test]
+fn a_comment_may_end_the_file() {
+    assert_eq!(parse("a = [ # no more").unwrap_err().place.line, 1);
+    assert_eq!(text(&parse("a = 1 # no more").unwrap(), "a"), "1");
+}
+
+/// Found by fuzzing.
+#[test]
+fn a_string_in_the_wrong_place_is_shown_escaped() {
+    let error = parse("a = 1 '\\x1b[2J\\n'").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "g.cfg:1: \"\\u{1b}[2J\\n\" where the end of the line should be"
+    );
 }
 
 proptest! {
