@@ -1,8 +1,8 @@
 //! The runtime that every image stands on.
 //!
-//! From the boot path to the image's own code and back out: descriptor tables and traps ([`arch`]), memory ([`mem`]),
-//! Xen's rings, events and clock ([`xen`]), log lines ([`log`]), and the way out when something is broken ([`panic`]).
-//! The image supplies the functions of [`image`]. There is no policy in here: what the domain is for is the image's.
+//! From the boot path to the image's own code and back out: descriptor tables and traps (`arch`), memory (`mem`),
+//! Xen's rings, events and clock (`xen`), log lines (`log`), and the way out when something is broken (`panic`).
+//! The image supplies the functions of `image`. There is no policy in here: what the domain is for is the image's.
 //!
 //! For any other target than `x86_64-unknown-none` this crate is empty.
 
