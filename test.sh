@@ -64,7 +64,7 @@ host_tests() {
 scenarios() {
     local all passed
     all=$(./run-qemu.sh --list | wc -l)
-    ./run-qemu.sh --scenario all --timeout 1500 2>&1 | tee "$LOG"
+    ./run-qemu.sh --scenario all --timeout 1800 2>&1 | tee "$LOG"
     passed=$(grep -cE '^ *[0-9.]+  PASS ' "$LOG")
     PASSED=$((PASSED + passed)) FAILED=$((FAILED + all - passed))
 }

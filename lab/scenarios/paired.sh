@@ -64,7 +64,7 @@ step "four CPUs at once"
 ask 1 smp
 
 step "storms of kicks"
-for slot in 0 2 4 6; do
+for slot in 0 2 4; do
     ask 1 "storm $slot"
 done
 
@@ -73,7 +73,8 @@ no_warnings
 step "a hostile driver beside an honest one"
 ask 1 'hostile 1'
 assert_eq "$(counter paired state)" ready "state"
-ask 8 selftest
+ask 1 'selftest 0'
+ask 1 'selftest 1'
 
 step "the end"
 type_at paired poweroff

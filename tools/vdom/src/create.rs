@@ -106,20 +106,22 @@ fn files(
     const STEP: &str = "write files";
     let name = &plan.guest.name;
     let mut dir = RunDir::of(&rollback.host.run_dir, name);
+    // A PVH guest gets no firmware, and so no table.
+    let (table, what) = match plan.guest.kind {
+        TargetType::Hvm => (
+            Some(ssdt::table(Some(&plan.guest.devices))),
+            "its ACPI table",
+        ),
+        TargetType::Pvh => (None, "files"),
+    };
     rollback
         .host
         .report
-        .step(name, &format!("writing files to {}", dir.path().display()));
+        .step(name, &format!("writing {what} to {}", dir.path().display()));
     dir.make().at(name, STEP)?;
     rollback.push(Undo::RemoveDir(dir.path().to_owned()));
-    // A PVH guest gets no firmware, and so no table.
-    let table = match plan.guest.kind {
-        TargetType::Hvm => {
-            let table = ssdt::table(Some(&plan.guest.devices));
-            Some(dir.write_table(&table).at(name, STEP)?)
-        }
-        TargetType::Pvh => None,
-    };
+    let table = table.map(|table| dir.write_table(&table));
+    let table = table.transpose().at(name, STEP)?;
     let config = match &plan.driver.source {
         Source::Text(text) => dir.write_driver_config(text).at(&plan.driver.name, STEP)?,
         Source::File { path, .. } => path.clone(),

@@ -15,7 +15,7 @@ use crate::disk::{Disk, sectors};
 use crate::ring::Bell;
 
 /// Kicks of one CPU at least.
-const KICKS: u64 = 2000;
+const KICKS: u64 = 1000;
 
 static TARGET: AtomicU8 = AtomicU8::new(0);
 static CPUS: AtomicU32 = AtomicU32::new(0);
