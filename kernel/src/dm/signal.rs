@@ -1,7 +1,7 @@
 //! How one device interrupts the guest.
 //!
-//! A line follows InterruptStatus; every other path fires once for each time that a queue wants to interrupt, so
-//! that a driver need not acknowledge anything, and when InterruptStatus becomes something else than 0. What fires before the guest's driver has said where to is kept: it is
+//! A line follows InterruptStatus; every other path fires once for each time that the device asks to interrupt, so
+//! that a driver need not acknowledge anything. What fires before the guest's driver has said where to is kept: it is
 //! made up for once that is known.
 
 use vd_config::{Interrupt, SlotIndex, slot::INTX};
@@ -20,8 +20,6 @@ pub struct Signal {
     path: Path,
     /// Interrupts that the device had asked for when it fired last.
     fired: u64,
-    /// Whether InterruptStatus was not 0 then.
-    up: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +66,6 @@ impl Signal {
                 Interrupt::Msi | Interrupt::EventChannel => Path::Unconnected,
             },
             fired: 0,
-            up: false,
         }
     }
 
@@ -113,10 +110,7 @@ impl Signal {
             }
             return self.set_line(guest, slot, wanted.line);
         }
-        // A change of the configuration is not among what queues have asked for.
-        let rises = wanted.line && !self.up;
-        if self.fired == wanted.asked && !rises {
-            self.up = wanted.line;
+        if self.fired == wanted.asked {
             return Ok(());
         }
         let sent = match self.path {
@@ -133,10 +127,7 @@ impl Signal {
         };
         match sent {
             // A guest that is gone is noticed elsewhere.
-            Ok(()) | Err(Errno::ESRCH) => {
-                self.fired = wanted.asked;
-                self.up = wanted.line;
-            }
+            Ok(()) | Err(Errno::ESRCH) => self.fired = wanted.asked,
             Err(error) => return Err(("interrupting", error)),
         }
         Ok(())
