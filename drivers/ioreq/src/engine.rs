@@ -17,7 +17,7 @@ use crate::decode::Access;
 use crate::doorbell::{Kick, Registry};
 use crate::page::SlotPage;
 use crate::ranges::Ranges;
-use crate::slot::{Control, Ioreq, State};
+use crate::slot::{Control, Ioreq, SLOTS_PER_PAGE, State};
 use crate::types::{Direction, DomId, SlotIndex};
 
 /// What looking at a slot came to.
@@ -62,10 +62,9 @@ struct Pending {
     access: Access,
     control: Control,
     serial: u32,
-    handed_out: bool,
 }
 
-/// The ioreq engine for one server: `SLOTS` vCPUs at most, `CELLS` cells for doorbells (half can be used).
+/// The ioreq engine for one server: `SLOTS` vCPUs at most, 128 or fewer, `CELLS` cells for doorbells (half can be used).
 #[derive(Clone, Debug)]
 pub struct Engine<const SLOTS: usize, const CELLS: usize> {
     /// The doorbells.
@@ -76,15 +75,17 @@ pub struct Engine<const SLOTS: usize, const CELLS: usize> {
     answering: bool,
     counters: Counters,
     pending: [Option<Pending>; SLOTS],
-    waiting: usize,
+    /// A bit for each slot whose request waits for [`Engine::next_pending`].
+    waiting: u128,
     serial: u32,
     scan_from: usize,
-    serve_from: usize,
+    serve_from: u32,
 }
 
 impl<const SLOTS: usize, const CELLS: usize> Engine<SLOTS, CELLS> {
     /// An engine without doorbells and registers, for doorbells of one domain or of any.
     pub const fn new(restricted_to: Option<DomId>) -> Self {
+        const { assert!(SLOTS <= SLOTS_PER_PAGE) };
         Engine {
             doorbells: Registry::new(restricted_to),
             registers: Ranges::new(),
@@ -157,8 +158,8 @@ impl<const SLOTS: usize, const CELLS: usize> Engine<SLOTS, CELLS> {
     }
 
     /// How many requests wait for [`Engine::next_pending`].
-    pub fn waiting(&self) -> usize {
-        self.waiting
+    pub fn waiting(&self) -> u32 {
+        self.waiting.count_ones()
     }
 
     /// The next request for the main loop, each once.
@@ -166,27 +167,17 @@ impl<const SLOTS: usize, const CELLS: usize> Engine<SLOTS, CELLS> {
         if self.waiting == 0 {
             return None;
         }
-        for step in 0..SLOTS {
-            let slot = turn(self.serve_from, step, SLOTS)?;
-            let Some(Some(pending)) = self.pending.get_mut(slot.index()) else {
-                continue;
-            };
-            if pending.handed_out {
-                continue;
-            }
-            pending.handed_out = true;
-            let found = (
-                Ticket {
-                    slot,
-                    serial: pending.serial,
-                },
-                pending.access,
-            );
-            self.waiting = self.waiting.saturating_sub(1);
-            self.serve_from = slot.index().wrapping_add(1);
-            return Some(found);
-        }
-        None
+        let ahead = self.waiting.rotate_right(self.serve_from).trailing_zeros();
+        let at = self.serve_from.wrapping_add(ahead) & LAST_SLOT;
+        self.waiting &= !(1 << at);
+        self.serve_from = at.wrapping_add(1);
+        let slot = SlotIndex(u16::try_from(at).ok()?);
+        let pending = self.pending.get(slot.index())?.as_ref()?;
+        let ticket = Ticket {
+            slot,
+            serial: pending.serial,
+        };
+        Some((ticket, pending.access))
     }
 
     /// Answers a request with `data` (which only a direct read takes). On success send an event on the slot's port.
@@ -203,9 +194,7 @@ impl<const SLOTS: usize, const CELLS: usize> Engine<SLOTS, CELLS> {
         let pending = entry
             .take_if(|pending| pending.serial == ticket.serial)
             .ok_or(CompleteError::Stale)?;
-        if !pending.handed_out {
-            self.waiting = self.waiting.saturating_sub(1);
-        }
+        self.waiting &= !bit(ticket.slot);
         if page.control(ticket.slot).state() != Some(State::InProcess) {
             bump(&mut self.counters.abandoned);
             return Err(CompleteError::NotInProcess);
@@ -317,16 +306,12 @@ impl<const SLOTS: usize, const CELLS: usize> Engine<SLOTS, CELLS> {
             access,
             control,
             serial: self.serial,
-            handed_out: false,
         };
         // A new request while the old one is pending: Xen has given up on the old one.
-        let replaced = entry.replace(pending);
-        if replaced.is_some() {
+        if entry.replace(pending).is_some() {
             bump(&mut self.counters.abandoned);
         }
-        if replaced.is_none_or(|old| old.handed_out) {
-            self.waiting = self.waiting.saturating_add(1);
-        }
+        self.waiting |= bit(slot);
         page.store_control(slot, control.with_state(State::InProcess));
     }
 
@@ -343,6 +328,14 @@ impl<const SLOTS: usize, const CELLS: usize> Engine<SLOTS, CELLS> {
         page.store_control(slot, control.with_state(State::RespReady));
         bump(&mut self.counters.answered);
     }
+}
+
+/// The number of the last slot of a page.
+const LAST_SLOT: u32 = 127;
+
+/// The bit of a slot that is below [`LAST_SLOT`].
+fn bit(slot: SlotIndex) -> u128 {
+    1 << (u32::from(slot.0) & LAST_SLOT)
 }
 
 /// The `step`-th slot of `slots` in a round that starts at `start`.
