@@ -48,7 +48,7 @@ pub fn initial_content() -> Vec<u8> {
 
 /// A disk behind its registers.
 pub struct Device {
-    transport: MmioTransport<Disk, QUEUES>,
+    transport: MmioTransport<Disk, QUEUES, 1>,
     scratch: Chain,
 }
 
