@@ -14,7 +14,7 @@ const SERIAL: usize = 20;
 const UNMAP: u32 = 1;
 
 /// A virtio block device.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockDevice<B> {
     backend: B,
     geometry: Geometry,

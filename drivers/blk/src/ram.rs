@@ -5,7 +5,7 @@ use vd_virtio::{GuestMemory, Span};
 use crate::backend::{Backend, BackendError, SECTOR};
 
 /// A disk in `S`: a whole number of sectors, what is left over is not used. Its content ends with the device.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RamDisk<S> {
     bytes: S,
 }

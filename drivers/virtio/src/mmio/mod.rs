@@ -30,7 +30,7 @@ pub const INTERRUPT_VRING: u32 = 1;
 /// InterruptStatus: the configuration or the status has changed.
 pub const INTERRUPT_CONFIG: u32 = 2;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct QueueSlot<const WORDS: usize> {
     config: QueueConfig,
     queue: Option<Queue>,
@@ -55,7 +55,7 @@ impl<const WORDS: usize> QueueSlot<WORDS> {
 pub const MAX_WORDS: usize = MAX_SIZE as usize / 64;
 
 /// A device with its registers and at most `QUEUES` queues, of at most 64 times `WORDS` entries each.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MmioTransport<D, const QUEUES: usize, const WORDS: usize = MAX_WORDS> {
     device: D,
     /// Features that are not offered although they could be.
@@ -173,6 +173,14 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
     /// Whether the interrupt line is up.
     pub fn interrupt(&self) -> bool {
         self.interrupt != 0
+    }
+
+    /// The same with nothing counted: for tests that compare what is left.
+    #[cfg(feature = "test-util")]
+    #[must_use]
+    pub fn uncounted(mut self) -> Self {
+        self.counters = Counters::default();
+        self
     }
 
     /// What has happened so far.

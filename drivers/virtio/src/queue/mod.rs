@@ -35,7 +35,7 @@ pub struct Head {
 }
 
 /// A queue in use.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queue {
     ring: Ring,
     epoch: u32,
@@ -46,7 +46,7 @@ pub struct Queue {
     given: u16,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Ring {
     Split(Split),
     Packed(Packed),

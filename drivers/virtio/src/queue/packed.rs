@@ -88,7 +88,7 @@ impl Cursor {
 }
 
 /// A packed ring in use.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Packed {
     pub(super) size: u16,
     ring: Gpa,

@@ -19,7 +19,7 @@ const IDX: u64 = 2;
 const RING: u64 = 4;
 
 /// A split ring in use.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Split {
     pub(super) size: u16,
     pub(super) desc: Gpa,
