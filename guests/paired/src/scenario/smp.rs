@@ -14,8 +14,9 @@ use vd_paired::plan::Plan;
 
 use super::Verdict;
 use crate::connect::{self, Connected};
+use crate::cpu;
 use crate::disk::{Disk, sectors};
-use crate::{cpu, interrupts};
+use crate::interrupts::{self, Waiter};
 
 static REQUESTS: AtomicU32 = AtomicU32::new(0);
 static CPUS: AtomicU32 = AtomicU32::new(0);
@@ -70,8 +71,7 @@ fn exercise(cpu: usize, device: &Connected) -> Result<(), String> {
             }
         }
     }
-    if interrupts::count(slot) == before {
-        return Err("no interrupt at all".into());
-    }
-    Ok(())
+    // The boot CPU may not have had its turn yet.
+    let come = Waiter::new().until(|| interrupts::count(slot) != before);
+    come.map_err(|_| "no interrupt at all".into())
 }
