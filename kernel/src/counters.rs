@@ -24,11 +24,15 @@ pub static EVENTS_SENT: AtomicU64 = AtomicU64::new(0);
 pub static EVENT_DOORBELLS: AtomicU64 = AtomicU64::new(0);
 /// Doorbells rung at I/O ports.
 pub static PORT_DOORBELLS: AtomicU64 = AtomicU64::new(0);
+/// Drains of the ring of posted writes that found register writes.
+pub static POSTED_WRITES: AtomicU64 = AtomicU64::new(0);
+/// Drains that found the ring of posted writes broken, and emptied it.
+pub static POSTED_CORRUPT: AtomicU64 = AtomicU64::new(0);
 /// Looks at polled queues in vain after which others got a turn on the CPU.
 pub static YIELDS: AtomicU64 = AtomicU64::new(0);
 
 /// The counters above, and the runtime's, with their names in status reports.
-pub static NAMED: [(&str, &AtomicU64); 14] = [
+pub static NAMED: [(&str, &AtomicU64); 16] = [
     ("interrupts-taken", &UPCALLS),
     ("stray-events", &STRAY_EVENTS),
     ("sleeps", &SLEEPS),
@@ -42,5 +46,7 @@ pub static NAMED: [(&str, &AtomicU64); 14] = [
     ("events-sent", &EVENTS_SENT),
     ("event-doorbells", &EVENT_DOORBELLS),
     ("port-doorbells", &PORT_DOORBELLS),
+    ("posted-writes", &POSTED_WRITES),
+    ("posted-corrupt", &POSTED_CORRUPT),
     ("yields", &YIELDS),
 ];

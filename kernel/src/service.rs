@@ -221,7 +221,7 @@ impl Service {
                     let kib = vd_blk::Backend::sectors(disk.backend()) / 2;
                     log::info!(
                         "slot {slot}: disk of {kib} KiB at {:#x}, {}",
-                        slot.base(),
+                        device.window(),
                         device.notifications()
                     );
                 }

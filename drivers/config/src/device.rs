@@ -287,8 +287,12 @@ impl DeviceDescription {
 
     /// How it interrupts a guest of this type.
     pub fn interrupt(&self, guest: TargetType) -> Interrupt {
-        self.interrupt
-            .unwrap_or_else(|| Interrupt::default_for(guest))
+        let default = if self.doorbell() == Doorbell::Posted {
+            Interrupt::Edge
+        } else {
+            Interrupt::default_for(guest)
+        };
+        self.interrupt.unwrap_or(default)
     }
 
     /// How it is kicked.
@@ -296,8 +300,20 @@ impl DeviceDescription {
         self.doorbell.unwrap_or_default()
     }
 
+    /// Guest-physical address of its registers, when it is in `slot`.
+    pub fn window(&self, slot: SlotIndex) -> u64 {
+        match self.doorbell() {
+            Doorbell::Posted => slot.posted_base(),
+            _ => slot.base(),
+        }
+    }
+
     /// Checks that a guest of this type and this device can notify one another.
     pub fn check_guest(&self, guest: TargetType) -> Result<(), ConfigError> {
+        let posted = self.doorbell() == Doorbell::Posted;
+        if posted && self.interrupt(guest) == Interrupt::Intx {
+            return Err(ConfigError::PostedNeedsEdge);
+        }
         self.interrupt(guest).check(guest)?;
         self.doorbell().check(guest)
     }

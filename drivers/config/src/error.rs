@@ -103,6 +103,8 @@ pub enum ConfigError {
     InterruptNotFor(TargetType, Interrupt),
     /// A doorbell that a guest of this type cannot ring.
     DoorbellNotFor(TargetType, Doorbell),
+    /// Posted register writes, and a line that stays up until it is acknowledged.
+    PostedNeedsEdge,
     /// An agreement version that this program does not speak.
     BadVersion(Excerpt),
     /// A domain id that no guest can have.
@@ -174,7 +176,7 @@ impl fmt::Display for ConfigError {
             ),
             Self::BadDoorbell(text) => write!(
                 f,
-                "doorbell {text} is not known: use mmio, polled, port or event-channel (the last two for PVH guests)"
+                "doorbell {text} is not known: use mmio, polled, posted (HVM guests), port or event-channel (PVH guests)"
             ),
             Self::InterruptNotFor(TargetType::Hvm, path) => write!(
                 f,
@@ -186,9 +188,15 @@ impl fmt::Display for ConfigError {
                 "interrupt={} needs an I/O APIC, which PVH guests do not have: use event-channel or msi",
                 path.as_str()
             ),
+            Self::DoorbellNotFor(_, Doorbell::Posted) => f.write_str(
+                "doorbell=posted is for HVM guests: Xen posts no writes of PVH guests; use mmio, port, event-channel or polled",
+            ),
+            Self::PostedNeedsEdge => f.write_str(
+                "doorbell=posted goes with interrupt=edge: acknowledgements are posted too, and come too late for a line that stays up",
+            ),
             Self::DoorbellNotFor(guest, doorbell) => write!(
                 f,
-                "doorbell={} cannot be announced to a guest of type {}: use mmio or polled",
+                "doorbell={} cannot be announced to a guest of type {}: use mmio, polled or posted",
                 doorbell.as_str(),
                 guest.as_str()
             ),

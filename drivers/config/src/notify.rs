@@ -76,11 +76,20 @@ pub enum Doorbell {
     EventChannel,
     /// None while the device is busy: it looks by itself.
     Polled,
+    /// All register writes are posted, QueueNotify among them: the registers are where Xen takes writes without making the
+    /// guest wait. For HVM guests without VGA.
+    Posted,
 }
 
 impl Doorbell {
     /// All of them.
-    pub const ALL: [Doorbell; 4] = [Self::Mmio, Self::Port, Self::EventChannel, Self::Polled];
+    pub const ALL: [Doorbell; 5] = [
+        Self::Mmio,
+        Self::Port,
+        Self::EventChannel,
+        Self::Polled,
+        Self::Posted,
+    ];
 
     /// The text in configurations.
     pub const fn as_str(self) -> &'static str {
@@ -89,6 +98,7 @@ impl Doorbell {
             Self::Port => "port",
             Self::EventChannel => "event-channel",
             Self::Polled => "polled",
+            Self::Posted => "posted",
         }
     }
 
@@ -103,15 +113,15 @@ impl Doorbell {
             .ok_or_else(|| ConfigError::BadDoorbell(Excerpt::new(text)))
     }
 
-    /// Whether a guest of this type can ring it: the driver has to learn of it through xenstore.
+    /// Whether a guest of this type can ring it: some the driver has to learn of through xenstore, and some Xen has for
+    /// one type only.
     ///
     /// # Errors
     /// It cannot; the error says what it can.
     pub const fn check(self, guest: TargetType) -> Result<(), ConfigError> {
         match (guest, self) {
-            (TargetType::Hvm, Self::Port | Self::EventChannel) => {
-                Err(ConfigError::DoorbellNotFor(guest, self))
-            }
+            (TargetType::Hvm, Self::Port | Self::EventChannel)
+            | (TargetType::Pvh, Self::Posted) => Err(ConfigError::DoorbellNotFor(guest, self)),
             _ => Ok(()),
         }
     }
@@ -151,11 +161,11 @@ mod tests {
         };
         assert_eq!(
             fits(TargetType::Hvm),
-            [true, true, false, false, true, false, false, true]
+            [true, true, false, false, true, false, false, true, true]
         );
         assert_eq!(
             fits(TargetType::Pvh),
-            [false, false, true, true, true, true, true, true]
+            [false, false, true, true, true, true, true, true, false]
         );
     }
 }

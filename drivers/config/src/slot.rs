@@ -21,6 +21,12 @@ pub const WINDOW_SIZE: u64 = 0x200;
 /// Last byte of the range, as an ioreq range wants it (inclusive).
 pub const RANGE_LAST: u64 = RANGE_BASE + COUNT as u64 * WINDOW_STRIDE - 1;
 
+/// First byte of the range that holds the windows of devices whose register writes are posted: where a VGA card's memory
+/// would be, the only one whose writes Xen posts.
+pub const POSTED_BASE: u64 = 0xA_0000;
+/// Last byte of that range, inclusive.
+pub const POSTED_LAST: u64 = POSTED_BASE + COUNT as u64 * WINDOW_STRIDE - 1;
+
 /// The PCI device on bus 0 whose INTA is slot 0's interrupt. QEMU's own devices have lower numbers.
 pub const FIRST_PCI_DEVICE: u8 = 16;
 /// Every slot uses INTA.
@@ -62,7 +68,15 @@ impl SlotIndex {
     /// The slot whose window holds the guest-physical address, and the offset in that window. `None` also for the
     /// gaps between windows.
     pub fn at_address(address: u64) -> Option<(Self, u64)> {
-        let offset = address.checked_sub(RANGE_BASE)?;
+        Self::at_offset(address.checked_sub(RANGE_BASE)?)
+    }
+
+    /// The same for windows whose writes are posted.
+    pub fn at_posted_address(address: u64) -> Option<(Self, u64)> {
+        Self::at_offset(address.checked_sub(POSTED_BASE)?)
+    }
+
+    fn at_offset(offset: u64) -> Option<(Self, u64)> {
         let number = offset.checked_div(WINDOW_STRIDE)?;
         let within = offset.checked_rem(WINDOW_STRIDE)?;
         let slot = Self::new(u8::try_from(number).ok()?)?;
@@ -82,6 +96,11 @@ impl SlotIndex {
     /// Guest-physical address of the window's first byte.
     pub const fn base(self) -> u64 {
         RANGE_BASE.saturating_add((self.0 as u64).saturating_mul(WINDOW_STRIDE))
+    }
+
+    /// The same where register writes are posted.
+    pub const fn posted_base(self) -> u64 {
+        POSTED_BASE.saturating_add((self.0 as u64).saturating_mul(WINDOW_STRIDE))
     }
 
     /// The I/O port that is this slot's doorbell, where it has one.
@@ -127,6 +146,7 @@ mod tests {
         let last = SlotIndex::new(15).unwrap();
         assert_eq!(last.base(), 0xFEA0_F000);
         assert_eq!(RANGE_LAST, 0xFEA0_FFFF);
+        assert_eq!((last.posted_base(), POSTED_LAST), (0xA_F000, 0xA_FFFF));
         assert_eq!((last.doorbell_port(), DOORBELL_PORT_LAST), (0xE078, 0xE07F));
         assert_eq!(last.pci_device(), 31);
         assert_eq!(SlotIndex::new(16), None);
@@ -148,6 +168,13 @@ mod tests {
     fn every_address_belongs_to_one_window_or_none() {
         for slot in SlotIndex::all() {
             assert_eq!(SlotIndex::at_address(slot.base()), Some((slot, 0)));
+            let posted = slot.posted_base();
+            assert_eq!(
+                SlotIndex::at_posted_address(posted + 0x50),
+                Some((slot, 0x50))
+            );
+            assert_eq!(SlotIndex::at_posted_address(posted + WINDOW_SIZE), None);
+            assert_eq!(SlotIndex::at_address(posted), None);
             let last = slot.base() + WINDOW_SIZE - 1;
             assert_eq!(SlotIndex::at_address(last), Some((slot, WINDOW_SIZE - 1)));
             assert_eq!(SlotIndex::at_address(last + 1), None);

@@ -789,3 +789,27 @@ fn a_polled_device_still_breaks_and_has_no_more_work() {
     rig.transport.set_polling(true);
     assert!(!rig.transport.has_work());
 }
+
+/// An acknowledgement that comes late must not hide what was used after the interrupt that it is for.
+#[test]
+fn late_acknowledgements_hide_nothing() {
+    let mut rig = rig();
+    rig.transport = MmioTransport::new(Echo::default(), 8).with_late_acks();
+    rig.set_up();
+    assert_eq!(rig.read(0x60), 0);
+    for round in 0..2 {
+        rig.offer(0, round);
+        rig.write(0x50, 0);
+        rig.run();
+        assert_eq!(rig.read(0x60), u64::from(INTERRUPT_VRING));
+        rig.write(0x64, u64::from(INTERRUPT_VRING));
+        assert_eq!(rig.read(0x60), u64::from(INTERRUPT_VRING), "it stays");
+        assert_eq!(rig.transport.counters().interrupts, u64::from(round) + 1);
+    }
+    rig.transport.reconfigure(|_| ());
+    assert_eq!(rig.read(0x60), 3);
+    rig.write(0x64, 3);
+    assert_eq!(rig.read(0x60), u64::from(INTERRUPT_VRING));
+    rig.write(0x70, 0);
+    assert_eq!(rig.read(0x60), 0, "a reset clears all");
+}

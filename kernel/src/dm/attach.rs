@@ -8,7 +8,9 @@ use alloc::string::String;
 use core::ops::Range;
 
 use vd_config::Doorbell as Kind;
-use vd_config::slot::{DOORBELL_PORT_BASE, DOORBELL_PORT_LAST, RANGE_BASE, RANGE_LAST};
+use vd_config::slot::{
+    DOORBELL_PORT_BASE, DOORBELL_PORT_LAST, POSTED_BASE, POSTED_LAST, RANGE_BASE, RANGE_LAST,
+};
 use vd_ioreq::doorbell::{Doorbell, DoorbellWidth, Match, Recipient};
 use vd_ioreq::page::SlotPage;
 use vd_ioreq::{SlotIndex, Space, Width};
@@ -20,12 +22,18 @@ use xen_hypercall::memory::{self, Resource};
 use xen_hypercall::{DomId, Errno, EvtchnPort, Gfn};
 
 use super::devices::{self, DeviceTable};
+use super::posted;
 use super::release;
 use super::slots::{self, IoreqPage, VCPUS};
 use crate::mem::foreign::{GuestRam, Refusal};
 use crate::mem::frames::FRAME;
 use crate::mem::space;
 use crate::xen::{XEN, events};
+
+/// Number of the page with the slots, among an ioreq server's pages.
+const IOREQ_PAGE: u64 = 1;
+/// Number of the page with the ring of posted writes.
+const RING_PAGE: u64 = 0;
 
 /// Accesses served in one pass before the queues get their turn.
 const ACCESSES: usize = 2 * VCPUS;
@@ -41,6 +49,10 @@ pub struct Guest {
     devices: DeviceTable,
     /// Frame number of the ioreq page, once it is mapped.
     page: Option<u64>,
+    /// The same of the ring of posted writes, if there is one.
+    ring: Option<u64>,
+    /// Local port of its event channel.
+    ring_port: Option<EvtchnPort>,
 }
 
 impl Guest {
@@ -59,6 +71,8 @@ impl Guest {
             ram,
             devices,
             page: None,
+            ring: None,
+            ring_port: None,
         };
         let server = guest.create_server()?;
         guest.bind_ports()?;
@@ -66,6 +80,11 @@ impl Guest {
         let range = IoRange::Memory(RANGE_BASE, RANGE_LAST);
         dm::map_io_range_to_ioreq_server(&XEN, id, server, range)
             .map_err(|error| step(id, "taking over the register windows", error))?;
+        if guest.posts() {
+            let range = IoRange::Memory(POSTED_BASE, POSTED_LAST);
+            dm::map_io_range_to_ioreq_server(&XEN, id, server, range)
+                .map_err(|error| step(id, "taking over the windows of posted writes", error))?;
+        }
         if guest.has_port_doorbells() {
             let range = IoRange::Port(DOORBELL_PORT_BASE.into(), DOORBELL_PORT_LAST.into());
             dm::map_io_range_to_ioreq_server(&XEN, id, server, range)
@@ -77,26 +96,57 @@ impl Guest {
     fn create_server(&mut self) -> Result<ServerId, String> {
         let id = self.id;
         let fail = |what| move |error| step(id, what, error);
-        let server = dm::create_ioreq_server(&XEN, id, BufferedRing::Off)
-            .map_err(fail("creating an ioreq server"))?;
+        let ring = if self.posts() {
+            BufferedRing::Atomic
+        } else {
+            BufferedRing::Off
+        };
+        let server =
+            dm::create_ioreq_server(&XEN, id, ring).map_err(fail("creating an ioreq server"))?;
         release::remember(id, server);
-        let gfn = space::special_frames(1)
-            .map_err(|_| String::from("no guest frame number is free for the ioreq page"))?;
-        let mut gfns = [gfn];
-        let resource = Resource::IoreqServer(server);
-        // SAFETY: nothing is mapped at this frame number, by the allocator.
-        let mapped = unsafe { memory::acquire_resource(&XEN, id, resource, 1, &mut gfns) };
-        if let Err(error) = mapped {
-            space::release_special(gfn, 1);
-            return Err(fail("mapping the ioreq page")(error));
-        }
+        let gfn = self.map_page(server, IOREQ_PAGE)?;
         self.page = Some(gfn);
-        let address = core::ptr::NonNull::new((gfn * FRAME) as *mut u8);
         // SAFETY: Xen has just mapped the page there; it stays until `drop`, which takes it from the handler first.
-        slots::set_page(address.map(|page| unsafe { IoreqPage::new(page, self.vcpus as usize) }));
+        slots::set_page(
+            address(gfn).map(|page| unsafe { IoreqPage::new(page, self.vcpus as usize) }),
+        );
+        if self.posts() {
+            let gfn = self.map_page(server, RING_PAGE)?;
+            self.ring = Some(gfn);
+            // SAFETY: as above.
+            unsafe { posted::set_ring(address(gfn)) };
+        }
         dm::set_ioreq_server_state(&XEN, id, server, true)
             .map_err(fail("enabling the ioreq server"))?;
+        if self.posts() {
+            let info = dm::get_ioreq_server_info(&XEN, id, server, false)
+                .map_err(fail("asking for the posted writes' event channel"))?;
+            let port = event_channel::bind_interdomain(&XEN, id, info.bufioreq_port)
+                .map_err(fail("binding the posted writes' event channel"))?;
+            self.ring_port = Some(port);
+            events::listen(port, slots::posted_source())
+                .map_err(fail("listening to the posted writes' event channel"))?;
+        }
         Ok(server)
+    }
+
+    /// Maps one of the server's pages.
+    fn map_page(&self, server: ServerId, page: u64) -> Result<u64, String> {
+        let gfn = space::special_frames(1)
+            .map_err(|_| String::from("no guest frame number is free for the ioreq pages"))?;
+        let resource = Resource::IoreqServer(server);
+        // SAFETY: nothing is mapped at this frame number, by the allocator.
+        let mapped = unsafe { memory::acquire_resource(&XEN, self.id, resource, page, &mut [gfn]) };
+        mapped.map(|()| gfn).map_err(|error| {
+            space::release_special(gfn, 1);
+            step(self.id, "mapping an ioreq page", error)
+        })
+    }
+
+    /// Whether register writes of a device are posted.
+    fn posts(&self) -> bool {
+        let mut devices = self.devices.iter();
+        devices.any(|device| device.doorbell() == Kind::Posted)
     }
 
     /// One event channel for each of the guest's vCPUs.
@@ -125,6 +175,12 @@ impl Guest {
                 .registers
                 .add(Space::Memory, RANGE_BASE, RANGE_LAST - RANGE_BASE + 1)
                 .map_err(|error| format!("register windows: {error:?}"))?;
+            if self.posts() {
+                engine
+                    .registers
+                    .add(Space::Memory, POSTED_BASE, POSTED_LAST - POSTED_BASE + 1)
+                    .map_err(|error| format!("windows of posted writes: {error:?}"))?;
+            }
             if self.has_port_doorbells() {
                 engine
                     .registers
@@ -137,7 +193,7 @@ impl Guest {
                         domain,
                         vcpus: self.vcpus,
                         space: Space::Memory,
-                        addr: device.slot().base() + QUEUE_NOTIFY,
+                        addr: device.window() + QUEUE_NOTIFY,
                         width: DoorbellWidth::Exactly(Width::Dword),
                         matching: Match::Queue(queue),
                         recipient: Recipient {
@@ -210,14 +266,20 @@ impl Guest {
     /// Does what there is to do, within bounds; returns whether there is more.
     pub fn pass(&mut self) -> bool {
         slots::new_pass();
+        slots::take_posted();
         for _ in 0..ACCESSES {
+            // A vCPU's access waits for what it has posted before.
+            if let Some(write) = posted::next() {
+                self.devices.posted(&self.ram, &write);
+                continue;
+            }
             let Some((ticket, access)) = slots::next() else {
                 break;
             };
             let data = self.devices.access(&self.ram, access);
             slots::complete(ticket, data);
         }
-        let more = self.devices.run(&self.ram);
+        let more = self.devices.run(&self.ram) || !posted::is_empty();
         if let Some(refusal) = self.ram.take_refusal() {
             let hint = match refusal {
                 Refusal::Xen(error) => hint(error),
@@ -259,6 +321,7 @@ impl Guest {
             slots::set_port(vcpu, None);
             events::close(port);
         }
+        self.ring_port.take().into_iter().for_each(events::close);
         self.devices.disconnect_all();
         slots::configure(|engine| {
             engine.forget();
@@ -266,16 +329,22 @@ impl Guest {
             let _ = engine
                 .registers
                 .remove(Space::Memory, RANGE_BASE, RANGE_LAST - RANGE_BASE + 1);
+            let _ =
+                engine
+                    .registers
+                    .remove(Space::Memory, POSTED_BASE, POSTED_LAST - POSTED_BASE + 1);
             let _ = engine
                 .registers
                 .remove(Space::Port, DOORBELL_PORT_BASE.into(), PORTS);
         });
         slots::set_page(None);
-        if let Some(gfn) = self.page.take() {
+        // SAFETY: the ring is taken from the handler before it is unmapped.
+        unsafe { posted::set_ring(None) };
+        for gfn in self.page.take().into_iter().chain(self.ring.take()) {
             // SAFETY: nobody knows of the page any more.
             match unsafe { memory::remove_from_physmap(&XEN, DomId::SELF, Gfn(gfn)) } {
                 Ok(()) => space::release_special(gfn, 1),
-                Err(error) => log::debug!("unmapping the ioreq page: {error}"),
+                Err(error) => log::debug!("unmapping an ioreq page: {error}"),
             }
         }
     }
@@ -317,4 +386,9 @@ fn hint(error: Errno) -> &'static str {
         }
         _ => "",
     }
+}
+
+/// Where a frame is mapped.
+fn address(gfn: u64) -> Option<core::ptr::NonNull<u8>> {
+    core::ptr::NonNull::new((gfn * FRAME) as *mut u8)
 }

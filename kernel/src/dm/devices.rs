@@ -12,6 +12,7 @@ use core::ops::Range;
 
 use vd_blk::{BlockDevice, Geometry, RamDisk};
 use vd_config::{Backend, DeviceDescription, Doorbell, Interrupt, SLOTS, SlotIndex};
+use vd_ioreq::buffered::PostedWrite;
 use vd_ioreq::rep::RegisterBus;
 use vd_ioreq::{Access, Space, Width};
 use vd_kernel_core::description::Description;
@@ -75,6 +76,8 @@ pub struct Device {
     slot: SlotIndex,
     signal: Signal,
     doorbell: Doorbell,
+    /// Guest-physical address of its registers.
+    window: u64,
     /// The local ports of its queues' event doorbells.
     ports: Vec<EvtchnPort>,
     /// For a device that is polled.
@@ -113,6 +116,11 @@ pub fn build(
             Features::RING_PACKED
         };
         let transport = MmioTransport::new(disk, device.queue_size()).without(withheld);
+        let transport = if device.doorbell() == Doorbell::Posted {
+            transport.with_late_acks()
+        } else {
+            transport
+        };
         let place = table.slots.get_mut(slot.index());
         if let Some(place) = place {
             *place = Some(Box::new(Device {
@@ -120,6 +128,7 @@ pub fn build(
                 slot,
                 signal: Signal::new(device.interrupt(description.target_type)),
                 doorbell: device.doorbell(),
+                window: device.window(slot),
                 ports: Vec::new(),
                 poller: (device.doorbell() == Doorbell::Polled).then(Poller::new),
             }));
@@ -200,6 +209,17 @@ impl DeviceTable {
                 0
             }
         }
+    }
+
+    /// Carries out a posted write.
+    pub fn posted(&mut self, ram: &GuestRam, write: &PostedWrite) {
+        let PostedWrite {
+            space,
+            addr,
+            width,
+            value,
+        } = *write;
+        Bus { table: self, ram }.write(space, addr, width, value);
     }
 
     /// Runs the queues that were kicked, a bounded number of requests each. Returns whether there is more to do.
@@ -350,6 +370,11 @@ impl Device {
         }
     }
 
+    /// Guest-physical address of its registers.
+    pub fn window(&self) -> u64 {
+        self.window
+    }
+
     /// How it is kicked.
     pub fn doorbell(&self) -> Doorbell {
         self.doorbell
@@ -410,9 +435,18 @@ enum Place {
 }
 
 fn place(space: Space, addr: u64) -> Place {
-    match SlotIndex::at_address(addr) {
+    let found = SlotIndex::at_address(addr).or_else(|| SlotIndex::at_posted_address(addr));
+    match found {
         Some((slot, offset)) if space == Space::Memory => Place::Window(slot, offset),
         _ => Place::Nowhere,
+    }
+}
+
+impl Bus<'_> {
+    /// The device that has registers there.
+    fn device(&mut self, slot: SlotIndex, addr: u64) -> Option<&mut Device> {
+        let device = self.table.slots.get_mut(slot.index())?.as_mut()?;
+        (addr & !0xfff == device.window).then_some(device)
     }
 }
 
@@ -421,9 +455,9 @@ impl RegisterBus for Bus<'_> {
         let Place::Window(slot, offset) = place(space, addr) else {
             return width.mask();
         };
-        match self.table.slots.get_mut(slot.index()) {
-            Some(Some(device)) => device.transport.read(offset, width.bytes()),
-            _ => Placeholder.read(offset, width.bytes()),
+        match self.device(slot, addr) {
+            Some(device) => device.transport.read(offset, width.bytes()),
+            None => Placeholder.read(offset, width.bytes()),
         }
     }
 
@@ -431,10 +465,9 @@ impl RegisterBus for Bus<'_> {
         let Place::Window(slot, offset) = place(space, addr) else {
             return;
         };
-        if let Some(Some(device)) = self.table.slots.get_mut(slot.index()) {
-            device
-                .transport
-                .write(self.ram, offset, width.bytes(), value);
+        let ram = self.ram;
+        if let Some(device) = self.device(slot, addr) {
+            device.transport.write(ram, offset, width.bytes(), value);
             self.table.settle(slot.index());
         }
     }

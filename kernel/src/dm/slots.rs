@@ -11,12 +11,13 @@ use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use vd_config::{MAX_QUEUES, SLOTS as DEVICES, SlotIndex as DeviceSlot};
 use vd_ioreq::engine::{CompleteError, Engine, Outcome, Ticket};
 use vd_ioreq::page::SlotPage;
-use vd_ioreq::slot::{CONTROL_OFFSET, Control, DATA_OFFSET, SLOT_SIZE, SLOTS_PER_PAGE};
+use vd_ioreq::slot::{CONTROL_OFFSET, Control, DATA_OFFSET, SLOT_SIZE, SLOTS_PER_PAGE, State};
 use vd_ioreq::{Access, Counters, EvtchnPort, Kick, SlotIndex};
 use vd_kernel_core::handover::Kicks;
 use volatile::VolatilePtr;
 use xen_hypercall::event_channel;
 
+use super::posted;
 use crate::arch::IrqLock;
 use crate::counters;
 use crate::xen::XEN;
@@ -60,6 +61,10 @@ static MASKED: [AtomicU64; DEVICES] = [const { AtomicU64::new(0) }; DEVICES];
 
 /// Numbers of event sources: below it the slots, above it doorbells, device and queue in six bits each.
 const DOORBELL: u16 = 0x4000;
+/// The source that says that writes were posted.
+const POSTED: u16 = 0x2000;
+/// That source's port, while it is masked: more came than the main loop has had its turn for.
+static POSTED_PORT: AtomicU32 = AtomicU32::new(0);
 const QUEUE_BITS: u32 = 6;
 
 /// The mapped ioreq page.
@@ -191,9 +196,47 @@ pub fn on_event(slot: u16) {
     let outcome = ENGINE.with(|engine| {
         engine.count_upcall();
         engine.set_answering(DOORBELLS.load(Ordering::Relaxed) < DOORBELLS_PER_PASS);
-        engine.on_event(&page, slot)
+        if posted::is_used() {
+            look_after_posted(engine, &page, slot)
+        } else {
+            engine.on_event(&page, slot)
+        }
     });
     act(slot, outcome);
+}
+
+/// Looks at a slot whose vCPU may have posted writes before: they come first.
+fn look_after_posted(engine: &mut SlotEngine, page: &IoreqPage, slot: SlotIndex) -> Outcome {
+    if page.control(slot).state() != Some(State::Ready) {
+        // Looked at now it could become READY meanwhile, with writes that have not been taken.
+        return Outcome::Nothing;
+    }
+    if posted::drain(engine, ring) {
+        engine.on_event(page, slot)
+    } else {
+        posted::postpone();
+        Outcome::Nothing
+    }
+}
+
+/// Serves the event that says that writes were posted.
+fn on_posted() {
+    ENGINE.with(|engine| posted::drain(engine, ring));
+}
+
+/// Takes what posted writes are left, and looks at the slots that had to wait for them.
+pub fn take_posted() {
+    if posted::is_used() {
+        on_posted();
+        if posted::take_postponed() {
+            scan();
+        }
+    }
+}
+
+/// What says that writes were posted.
+pub fn posted_source() -> events::Source {
+    events::Source::Image(POSTED)
 }
 
 /// What rings as an event for a queue of a device.
@@ -204,6 +247,13 @@ pub fn doorbell_source(device: DeviceSlot, queue: u16) -> events::Source {
 
 /// Serves the event of a source: of a slot, or a doorbell. For the interrupt handler.
 pub fn on_source(port: xen_hypercall::EvtchnPort, source: u16) {
+    if source == POSTED {
+        if DOORBELLS.fetch_add(1, Ordering::Relaxed) >= DOORBELLS_PER_PASS {
+            events::mask(port);
+            POSTED_PORT.store(port.0, Ordering::Release);
+        }
+        return on_posted();
+    }
     if source & DOORBELL == 0 {
         return on_event(source);
     }
@@ -242,13 +292,25 @@ pub fn payload(device: usize) -> u64 {
 pub fn new_pass() {
     if DOORBELLS.load(Ordering::Relaxed) != 0 {
         DOORBELLS.store(0, Ordering::Relaxed);
+        let masked = POSTED_PORT.swap(0, Ordering::AcqRel);
+        if masked != 0
+            && let Err(error) = events::unmask(xen_hypercall::EvtchnPort(masked))
+        {
+            log::debug!("posted writes: {error}");
+        }
     }
 }
 
 /// Looks at every slot, whether or not an event came: an event could have been lost.
 pub fn scan() {
     let Some(page) = page() else { return };
-    ENGINE.with(|engine| engine.scan(&page, act));
+    if !posted::is_used() {
+        return ENGINE.with(|engine| engine.scan(&page, act));
+    }
+    for slot in (0..page.vcpus as u16).map(SlotIndex) {
+        let outcome = ENGINE.with(|engine| look_after_posted(engine, &page, slot));
+        act(slot, outcome);
+    }
 }
 
 fn act(slot: SlotIndex, outcome: Outcome) {

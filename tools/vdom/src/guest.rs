@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vd_config::{Devices, TargetType};
+use vd_config::{DeviceDescription, Devices, Doorbell, TargetType};
 
 use crate::failure::Trouble;
 use crate::xlcfg::{Config, Setting, SyntaxError};
@@ -127,8 +127,24 @@ impl Guest {
                     .into(),
             );
         }
+        guest.check_vga(config)?;
         guest.forbid_restarts(config)?;
         Ok(guest)
+    }
+
+    /// Registers whose writes are posted are where a VGA card's memory would be.
+    fn check_vga(&self, config: &Config) -> Result<(), Trouble> {
+        let posts = |device: &DeviceDescription| device.doorbell() == Doorbell::Posted;
+        let vga = config.get("vga").map(Setting::text).transpose()?;
+        match self.devices.iter().find(|(_, device)| posts(device)) {
+            Some((slot, _)) if vga != Some("none") => Err(Trouble::new(
+                format!(
+                    "slot {slot}: doorbell=posted needs the place of the VGA card's memory, and the guest has such a card"
+                ),
+                "set vga = \"none\", or use another doorbell",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// A domain that xl restarts gets a new id, and the driver domain has power over the old one only.

@@ -196,7 +196,7 @@ fn check(plan: &create::Plan) {
         };
         println!(
             "  slot {slot}: {device} (registers {:#x}, {interrupt}{doorbell})",
-            slot.base()
+            device.window(slot)
         );
     }
     match &driver.source {

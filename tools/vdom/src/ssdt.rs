@@ -1,4 +1,5 @@
-//! The guest's ACPI table: one device a slot, the same in every guest but for interrupts that are edge-triggered.
+//! The guest's ACPI table: one device a slot, the same in every guest but for interrupts that are
+//! edge-triggered, and registers whose writes are posted.
 //!
 //! A stock kernel finds virtio-mmio devices by `_HID` "LNRO0005". Slots without a device answer DeviceID 0, which
 //! drivers skip, so the table need not know which slots are in use.
@@ -19,14 +20,16 @@ const REVISION: u8 = 2;
 /// The device of one slot.
 struct Slot {
     slot: SlotIndex,
+    /// Where its registers are.
+    window: u64,
     /// Whether its interrupt is edge-triggered.
     edge: bool,
 }
 
 impl Aml for Slot {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
-        let Slot { slot, edge } = *self;
-        let base = u32::try_from(slot.base()).unwrap_or(u32::MAX);
+        let Slot { slot, window, edge } = *self;
+        let base = u32::try_from(window).unwrap_or(u32::MAX);
         let window = Memory32Fixed::new(true, base, WINDOW_SIZE as u32);
         let (consumer, active_low, shared) = (true, false, false);
         let interrupt = Interrupt::new(consumer, edge, active_low, shared, slot.gsi());
@@ -48,13 +51,14 @@ impl Aml for Slot {
 
 /// The table, as xl's `acpi_firmware=` wants it in a file, for these devices if they are known.
 pub(crate) fn table(devices: Option<&Devices>) -> Vec<u8> {
+    let device = |slot| devices.and_then(|devices| devices.get(slot));
     let is_edge = |slot| {
-        let device = devices.and_then(|devices| devices.get(slot));
-        device.is_some_and(|device| device.interrupt(TargetType::Hvm) == Delivery::Edge)
+        device(slot).is_some_and(|device| device.interrupt(TargetType::Hvm) == Delivery::Edge)
     };
     let slots: Vec<Slot> = SlotIndex::all()
         .map(|slot| Slot {
             slot,
+            window: device(slot).map_or(slot.base(), |device| device.window(slot)),
             edge: is_edge(slot),
         })
         .collect();

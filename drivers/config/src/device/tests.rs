@@ -58,6 +58,23 @@ fn optional_keys_have_defaults() {
 }
 
 #[test]
+fn posted_writes_go_with_edges_and_have_a_window_of_their_own() {
+    let slot = SlotIndex::new(2).unwrap();
+    let (_, device) = parse("type=blk,backend=module,doorbell=posted").unwrap();
+    assert_eq!(device.interrupt(TargetType::Hvm), Interrupt::Edge);
+    assert_eq!(device.window(slot), 0xA_2000);
+    assert_eq!(device.check_guest(TargetType::Hvm), Ok(()));
+    assert!(device.check_guest(TargetType::Pvh).is_err());
+    let (_, level) = parse("type=blk,backend=module,doorbell=posted,interrupt=intx").unwrap();
+    assert_eq!(
+        level.check_guest(TargetType::Hvm),
+        Err(ConfigError::PostedNeedsEdge)
+    );
+    let (_, other) = parse("type=blk,backend=module").unwrap();
+    assert_eq!(other.window(slot), slot.base());
+}
+
+#[test]
 fn queues_have_bounds() {
     let with = |key: &str, value: &str| parse(&format!("type=blk,backend=module,{key}={value}"));
     for (value, good) in [

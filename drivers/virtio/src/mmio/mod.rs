@@ -82,6 +82,8 @@ pub struct MmioTransport<D, const QUEUES: usize, const WORDS: usize = MAX_WORDS>
     refusal: Option<Refusal>,
     /// Notifications stay off, and every queue counts as kicked.
     polling: bool,
+    /// Bits of InterruptStatus that an acknowledgement does not clear.
+    kept: u32,
     /// The queue that is served first in the next pass.
     turn: usize,
     counters: Counters,
@@ -114,6 +116,7 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
             fault: None,
             refusal: None,
             polling: false,
+            kept: 0,
             turn: 0,
             counters: Counters::default(),
         }
@@ -137,6 +140,15 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
     #[must_use]
     pub fn requiring(mut self, features: Features) -> Self {
         self.required |= features;
+        self
+    }
+
+    /// The same for a driver whose acknowledgements come late, so that one could clear the bit of a buffer that was used
+    /// after the interrupt which it is for: the bit for used buffers stays. Interrupts must be edges then, and there is
+    /// one for each count of [`Counters::interrupts`].
+    #[must_use]
+    pub fn with_late_acks(mut self) -> Self {
+        self.kept = INTERRUPT_VRING;
         self
     }
 
@@ -321,7 +333,7 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
             Register::QueueReady => return self.set_queue_ready(mem, value),
             Register::QueueReset => return self.reset_queue(value),
             Register::QueueNotify => return self.notify(value),
-            Register::InterruptAck => self.interrupt &= !value,
+            Register::InterruptAck => self.interrupt &= !(value & !self.kept),
             Register::Status => return self.set_status(value),
             Register::ShmSel => {}
             Register::QueueSize => return self.configure(|config| config.set_size(value)),
