@@ -24,7 +24,7 @@ number() {
 }
 
 step "a window where writes are posted needs the place of the VGA card"
-expect_refusal 'vga = "none"' vdom check "$(guest_config vga selftest 'vga = "stdvga"' \
+expect_fail 'vga = "none"' vdom check "$(guest_config vga selftest 'vga = "stdvga"' \
     'vdom_devices = [ "type=blk,backend=module,doorbell=posted" ]')"
 
 step "every register write waits for its answer"

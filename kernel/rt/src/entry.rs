@@ -15,7 +15,7 @@ use crate::image::{Boot, image_name, image_start};
 use crate::log;
 use crate::mem::{frames, heap, space};
 use crate::xen::page::Page;
-use crate::xen::{self, XEN, console, events, shared_info, store};
+use crate::xen::{self, XEN, console, events, shared_info, store, time};
 
 /// Physical memory through the provisional page tables.
 struct LowMemory;
@@ -48,6 +48,8 @@ extern "C" fn kernel_entry(start_info: u64) -> ! {
     if let Err(error) = shared_info::init() {
         stop(&error);
     }
+    // The clock is there: time counts from here on, whether or not anything is logged.
+    time::uptime();
     // SAFETY: `memory` mapped the page, and nobody else knows of it.
     if let Some(page) = unsafe { Page::new(rings.console.0) } {
         console::init(page, rings.console.1);
