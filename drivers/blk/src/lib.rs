@@ -22,6 +22,7 @@ pub mod backend;
 pub mod config;
 mod counters;
 mod device;
+mod parts;
 mod ram;
 pub mod request;
 
