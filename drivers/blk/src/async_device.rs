@@ -31,8 +31,8 @@ pub const MAX_QUEUES: u16 = 64;
 pub struct Room {
     /// Requests.
     pub requests: u16,
-    /// Pieces of buffers of all of them together. There is always room for the longest chain.
-    pub pieces: usize,
+    /// Pieces of buffers of all of them together: with more, none is taken. There is room for the longest chain besides.
+    pub pieces: u16,
 }
 
 impl Default for Room {
@@ -128,7 +128,7 @@ impl<B: AsyncBackend> AsyncBlockDevice<B> {
             readonly,
             identity: Identity::new(serial),
             table: Table::new(room.requests.max(1)),
-            arena: Arena::new(room.pieces.max(MAX_SEGMENTS)),
+            arena: Arena::new(usize::from(room.pieces).saturating_add(MAX_SEGMENTS)),
             wake: Queues::default(),
             waiting: Queues::default(),
             dropped: 0,
