@@ -149,7 +149,6 @@ impl<P: Platform> Disk<P> {
     /// Puts everything under way back to its start. What had failed in part has failed.
     fn rewind(&mut self) {
         let mut reissued = 0u64;
-        let mut told = false;
         for index in self.transfers.indices() {
             let Some(transfer) = self.transfers.get_mut(index).filter(|t| t.is_live()) else {
                 continue;
@@ -158,7 +157,6 @@ impl<P: Platform> Disk<P> {
             if let Some(error) = transfer.error {
                 self.finish(index, Err(error));
             } else if flush && self.loss {
-                told = true;
                 self.counters.lost_flushes = self.counters.lost_flushes.saturating_add(1);
                 self.finish(index, Err(OpError::Io));
             } else {
@@ -166,7 +164,6 @@ impl<P: Platform> Disk<P> {
                 transfer.rewind();
             }
         }
-        self.loss &= !told;
         self.counters.reissued = self.counters.reissued.saturating_add(reissued);
     }
 

@@ -11,8 +11,8 @@
 //! has no access to any page any more ([`Disk::revoke`]).
 //!
 //! One thing cannot be sent again: what was written and answered, but not flushed. A back end that goes without closing in
-//! good order may have lost it. The flushes under way then fail, or else the next one, once: the driver is told, as by a
-//! disk whose cache was lost.
+//! good order may have lost it. The flushes under way then fail, and the next one: the driver is told, as by a disk whose
+//! cache was lost. (The next one also if some were under way: nobody may wait for those any more.)
 
 mod answer;
 mod backend;
