@@ -6,7 +6,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use vd_xenbus::{Error, Transport, WatchEvent, Xenstore};
+use vd_xenbus::{Error, Transport, WatchEvent, Xenstore, XsError};
 
 use crate::disk::Disk;
 use crate::handshake::{Handshake, Phase, Seen, State, Step};
@@ -83,7 +83,7 @@ impl Vbd {
     /// Trouble with xenstore.
     pub fn watch<T: Transport>(&mut self, store: &mut Xenstore<T>) -> Result<(), Error> {
         self.watched = None;
-        store.watch(&self.frontend, &self.token)
+        set_watch(store, &self.frontend, &self.token)
     }
 
     /// Whether an event is for this disk.
@@ -132,7 +132,9 @@ impl Vbd {
         let domain = format!("{}/backend-id", self.frontend);
         let domain = nodes::optional(store.read_number(&domain))?;
         let peer = path
-            .filter(|path| vd_xenbus::wire::is_valid_path(path) && path.starts_with('/'))
+            .filter(|path| {
+                vd_xenbus::wire::is_valid_path(path) && path.starts_with('/') && path.len() > 1
+            })
             .zip(domain)
             .map(|(path, domain)| Peer { path, domain });
         if peer != self.watched {
@@ -141,7 +143,7 @@ impl Vbd {
                 let _ = store.unwatch(&old.path, &self.token);
             }
             if let Some(new) = &peer {
-                store.watch(&new.path, &self.token)?;
+                set_watch(store, &new.path, &self.token)?;
             }
             self.watched.clone_from(&peer);
             self.handshake.forgive();
@@ -332,5 +334,13 @@ impl Vbd {
         disk.disconnect(in_order);
         self.handshake.enter(Phase::Closing);
         notice(Notice::Disconnected { in_order });
+    }
+}
+
+/// Sets a watch, unless there is one: an earlier attempt may have gone better than it seemed.
+fn set_watch<T: Transport>(store: &mut Xenstore<T>, path: &str, token: &str) -> Result<(), Error> {
+    match store.watch(path, token) {
+        Err(error) if error.refusal() == Some(XsError::EEXIST) => Ok(()),
+        result => result,
     }
 }
