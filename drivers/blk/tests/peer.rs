@@ -6,7 +6,6 @@ use common::{Registers, TestHal, noise};
 use vd_blk::{BlockDevice, Geometry, RamDisk};
 use virtio_drivers::Error;
 use virtio_drivers::device::blk::VirtIOBlk;
-use virtio_drivers::transport::Transport;
 
 type Disk = BlockDevice<RamDisk<Vec<u8>>>;
 

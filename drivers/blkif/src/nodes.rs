@@ -122,7 +122,7 @@ impl Properties {
         backend: &str,
     ) -> Result<Result<Self, Unusable>, Error> {
         let mut get = |name: &str| number(view, &format!("{backend}/{name}"));
-        let (sectors, size) = (get("sectors")?, get("sector-size")?);
+        let size = get("sector-size")?;
         let physical = get("physical-sector-size")?;
         let info = get("info")?.unwrap_or(0);
         let flush = get("feature-flush-cache")?;
@@ -134,11 +134,9 @@ impl Properties {
         let Some(sector_size) = block_size(size.unwrap_or(512), PAGE_SIZE as u64) else {
             return Ok(Err(Unusable("sector-size")));
         };
-        let Some(sectors) = sectors.filter(|&sectors| sectors <= u64::MAX / 512) else {
+        let Some(sectors) = sectors(view, backend, sector_size)? else {
             return Ok(Err(Unusable("sectors")));
         };
-        let per_block = u64::from(sector_size) / 512;
-        let rest = sectors.checked_rem(per_block).unwrap_or(0);
         let physical = physical
             .and_then(|size| block_size(size, MAX_PHYSICAL))
             .unwrap_or(sector_size);
@@ -147,7 +145,7 @@ impl Properties {
             .unwrap_or(0);
         let yes = |value: Option<u64>| value.is_some_and(|value| value != 0);
         Ok(Ok(Self {
-            sectors: sectors.saturating_sub(rest),
+            sectors,
             sector_size,
             physical_sector_size: physical.max(sector_size),
             readonly: info & VDISK_READONLY != 0,
@@ -160,6 +158,27 @@ impl Properties {
             persistent: yes(persistent),
         }))
     }
+}
+
+/// The size of a disk in sectors of 512 bytes, as far as they make whole blocks; None if it makes no sense.
+///
+/// # Errors
+/// Trouble with xenstore.
+pub fn sectors<T: Transport>(
+    view: &mut View<'_, T>,
+    backend: &str,
+    sector_size: u32,
+) -> Result<Option<u64>, Error> {
+    let sectors = number(view, &format!("{backend}/sectors"))?;
+    let per_block = u64::from(sector_size) / 512;
+    let whole = |sectors: u64| {
+        sectors
+            .checked_rem(per_block)
+            .and_then(|rest| sectors.checked_sub(rest))
+    };
+    Ok(sectors
+        .filter(|&sectors| sectors <= u64::MAX / 512)
+        .and_then(whole))
 }
 
 /// A power of two from 512 to `most`.

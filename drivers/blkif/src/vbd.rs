@@ -5,6 +5,7 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use vd_xenbus::{Error, Transport, WatchEvent, Xenstore, XsError};
 
@@ -17,6 +18,24 @@ use crate::platform::Platform;
 const MAX_STEPS: usize = 8;
 /// Longest path of a back end.
 const MAX_PATH: usize = 256;
+
+/// Most devices that are looked for.
+const MAX_DEVICES: usize = 64;
+
+/// The numbers of the virtual devices that the toolstack has given this domain, in order.
+///
+/// # Errors
+/// Trouble with xenstore.
+pub fn devices<T: Transport>(store: &mut Xenstore<T>) -> Result<Vec<u32>, Error> {
+    let names = nodes::optional(store.directory("device/vbd"))?.unwrap_or_default();
+    let mut list: Vec<u32> = names
+        .iter()
+        .filter_map(|name| name.parse().ok().filter(|n: &u32| n.to_string() == *name))
+        .take(MAX_DEVICES)
+        .collect();
+    list.sort_unstable();
+    Ok(list)
+}
 
 /// What has happened, for a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,10 +85,10 @@ pub struct Vbd {
 
 impl Vbd {
     /// The virtual device of this number.
-    pub fn new(handle: u16) -> Self {
+    pub fn new(device: u32) -> Self {
         Self {
-            frontend: format!("device/vbd/{handle}"),
-            token: format!("vbd-{handle}"),
+            frontend: format!("device/vbd/{device}"),
+            token: format!("vbd-{device}"),
             handshake: Handshake::new(),
             watched: None,
             connected: None,
@@ -301,11 +320,12 @@ impl Vbd {
             return Ok(());
         };
         // Nothing else can change while connected. A value that makes no sense changes nothing.
-        if let Ok(properties) = Properties::read(&mut store.view(), &peer.path)?
-            && properties.sectors != disk.properties().sectors
+        let known = *disk.properties();
+        if let Some(sectors) = nodes::sectors(&mut store.view(), &peer.path, known.sector_size)?
+            && sectors != known.sectors
         {
-            disk.resize(properties.sectors);
-            notice(Notice::Resized(properties.sectors));
+            disk.resize(sectors);
+            notice(Notice::Resized(sectors));
         }
         Ok(())
     }

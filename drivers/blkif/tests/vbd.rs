@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use vd_blk::later::{AsyncBackend, Job, Operation};
 use vd_blkif::handshake::{MAX_ATTEMPTS, Phase};
 use vd_blkif::test_util::{Cut, FakeBackend, FakePlatform};
-use vd_blkif::{Config, Disk, Notice, Vbd};
+use vd_blkif::{Config, Disk, Notice, Vbd, vbd};
 use vd_xenbus::test_util::{FakePage, FakeSignal, FakeXenstored};
 use vd_xenbus::wire::Header;
 use vd_xenbus::{Op, RingTransport, Xenstore};
@@ -259,6 +259,40 @@ fn one_ring_of_one_page() {
     world.back("state", "2");
     world.run();
     assert_eq!(world.rings().iter().map(Vec::len).collect::<Vec<_>>(), [2]);
+}
+
+/// A platform that would rather not have its pages kept mapped.
+#[test]
+fn without_persistent_grants() {
+    let mut world = World::new();
+    let config = Config {
+        persistent: false,
+        ..*world.disk.config()
+    };
+    world.disk = Disk::new(world.platform.clone(), config).unwrap();
+    world.offer();
+    assert_eq!(world.front("feature-persistent").unwrap(), "0");
+    world.backend.persistent = false;
+    world.accept();
+    let mapped = world.platform.0.borrow().mapped();
+    world.works();
+    assert_eq!(world.platform.0.borrow().mapped(), mapped, "only the rings");
+}
+
+#[test]
+fn the_devices_there_are() {
+    let mut world = World::new();
+    assert_eq!(vbd::devices(&mut world.store).unwrap(), [51712]);
+    for name in ["268439552", "5632", "x", "-1", "+7", "07", "4294967296"] {
+        let path = format!("/local/domain/5/device/vbd/{name}");
+        world.daemon.borrow_mut().set(&path, b"");
+    }
+    assert_eq!(
+        vbd::devices(&mut world.store).unwrap(),
+        [5632, 51712, 268_439_552]
+    );
+    world.daemon.borrow_mut().remove("/local/domain/5/device");
+    assert_eq!(vbd::devices(&mut world.store).unwrap(), []);
 }
 
 /// A back end that passes over InitWait, and one whose states come faster than they are looked at.

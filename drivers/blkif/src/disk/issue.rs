@@ -248,7 +248,10 @@ impl<P: Platform> Disk<P> {
                 list,
             };
         }
-        ring.put(&mut self.platform, &request.encode(self.config.handle, id));
+        ring.put(
+            &mut self.platform,
+            &request.encode(self.config.handle(), id),
+        );
         let counters = &mut self.counters;
         counters.requests = counters.requests.saturating_add(1);
         counters.indirect = counters.indirect.saturating_add((list != NONE).into());

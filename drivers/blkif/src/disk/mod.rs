@@ -42,8 +42,8 @@ const PAGE_SECTORS: u64 = 8;
 /// What a disk may use. The platform has to have [`Config::pages`] pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Number of the virtual device, the last part of its path.
-    pub handle: u16,
+    /// Number of the virtual device, the last part of its path. Requests carry the lower half of it.
+    pub device: u32,
     /// Pages for data.
     pub data_pages: u16,
     /// Pages for lists of segments: each large request takes one.
@@ -62,9 +62,9 @@ pub struct Config {
 
 impl Config {
     /// 2 MiB for data, up to 128 operations of up to 1 MiB, four rings of four pages.
-    pub const fn of_device(handle: u16) -> Self {
+    pub const fn of_device(device: u32) -> Self {
         Self {
-            handle,
+            device,
             data_pages: 512,
             list_pages: 32,
             operations: 128,
@@ -79,6 +79,10 @@ impl Config {
     pub fn pages(&self) -> usize {
         self.first_data_page()
             .saturating_add(self.data_pages.into())
+    }
+
+    fn handle(&self) -> u16 {
+        u16::try_from(self.device & 0xffff).unwrap_or(0)
     }
 
     fn ring_pages(&self) -> usize {
