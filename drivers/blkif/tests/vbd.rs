@@ -283,7 +283,7 @@ fn without_persistent_grants() {
 fn the_devices_there_are() {
     let mut world = World::new();
     assert_eq!(vbd::devices(&mut world.store).unwrap(), [51712]);
-    for name in ["268439552", "5632", "x", "-1", "+7", "07", "4294967296"] {
+    for name in ["268439552", "5632", "x", "-1", "07", "4294967296"] {
         let path = format!("/local/domain/5/device/vbd/{name}");
         world.daemon.borrow_mut().set(&path, b"");
     }
