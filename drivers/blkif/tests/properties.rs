@@ -16,6 +16,9 @@ use vd_blkif::test_util::Cut;
 
 const SECTORS: u64 = 128;
 const SLOTS: u16 = 12;
+const DATA_PAGES: u16 = 12;
+/// What is asked of the back end in one piece.
+const MAX_SECTORS: u64 = DATA_PAGES as u64 * 8;
 
 /// What a sector is full of.
 type Content = u16;
@@ -92,6 +95,8 @@ struct Possible {
     content: Content,
     /// When the write ended, well or not; None while it is under way.
     ended: Option<u64>,
+    /// It has ended well: the driver relies on it.
+    well: bool,
     /// The request it is of.
     number: u64,
 }
@@ -105,8 +110,9 @@ struct Request {
     issued: u64,
     /// For reads: what each sector may have been since then.
     seen: Vec<BTreeSet<Content>>,
-    /// For flushes: how many writes had ended well.
-    covers: u64,
+    /// A part of it may have been answered by a back end that lost it: it may end well all the same, like a request that
+    /// ended well before. Only a flush tells.
+    spoiled: bool,
     /// For flushes: what each sector may have been then.
     then: Vec<BTreeSet<Content>>,
 }
@@ -120,9 +126,7 @@ struct World {
     requests: BTreeMap<u16, Request>,
     queues: BTreeMap<u16, usize>,
     dropped: BTreeSet<u16>,
-    written: u64,
-    flushed: u64,
-    /// Something was lost, and nobody was told yet.
+    /// Something that the driver relies on was lost, and nobody was told yet.
     untold: bool,
     connected: bool,
 }
@@ -130,7 +134,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let mut setup = Setup::new(SECTORS);
-        setup.config.data_pages = 12;
+        setup.config.data_pages = DATA_PAGES;
         setup.config.list_pages = 1;
         setup.config.operations = 6;
         setup.config.max_ring_order = 1;
@@ -140,6 +144,7 @@ impl World {
         let first = Possible {
             content: ZERO,
             ended: Some(0),
+            well: true,
             number: 0,
         };
         Self {
@@ -150,8 +155,6 @@ impl World {
             requests: BTreeMap::new(),
             queues: BTreeMap::new(),
             dropped: BTreeSet::new(),
-            written: 0,
-            flushed: 0,
             untold: false,
             connected: true,
         }
@@ -185,8 +188,8 @@ impl World {
             content,
             issued: self.now,
             seen: Vec::new(),
-            covers: self.written,
             then: Vec::new(),
+            spoiled: false,
         };
         let at = self.rig.data_at(slot);
         let len = sectors * 512;
@@ -205,6 +208,7 @@ impl World {
                     self.possible[sector].push(Possible {
                         content,
                         ended: None,
+                        well: false,
                         number,
                     });
                     self.may_be(sector, content);
@@ -256,7 +260,7 @@ impl World {
 
     fn end(&mut self, slot: u16, request: &Request) {
         let status = self.rig.status(slot);
-        let well = match status {
+        let mut well = match status {
             OK => true,
             IOERR => false,
             other => panic!("status {other}"),
@@ -279,17 +283,18 @@ impl World {
                     !self.untold,
                     "something was lost, and a flush said that all is well"
                 );
-                self.flushed = self.flushed.max(request.covers);
                 self.since_flush.clone_from(&request.then);
             }
             FLUSH => self.untold = false,
             _ => {
+                well &= !request.spoiled;
                 for sector in range {
                     let now = self.now;
                     let possible = &mut self.possible[sector];
                     for other in &mut *possible {
                         if other.number == request.number {
                             other.ended = Some(now);
+                            other.well = well;
                         }
                     }
                     if well {
@@ -301,7 +306,6 @@ impl World {
                     let content = request.content;
                     assert!(!well || possible.iter().any(|p| p.content == content));
                 }
-                self.written += u64::from(well);
             }
         }
     }
@@ -327,11 +331,14 @@ impl World {
         }
         self.connected = false;
         self.collect();
-        self.untold |= self.written > self.flushed;
-        self.flushed = self.written;
+        self.untold |=
+            died && (0..SECTORS as usize).any(|sector| self.is_only_in_the_cache(sector));
         let cut = if died { Cut::Died } else { Cut::Closed };
         self.rig.cut(cut, |n| done >> (n % 64) & 1 != 0);
         if died {
+            for request in self.requests.values_mut() {
+                request.spoiled |= request.sectors > MAX_SECTORS;
+            }
             // What is stored is anything since the last flush; what is under way will be asked for again.
             for sector in 0..SECTORS as usize {
                 let lost = core::mem::take(&mut self.since_flush[sector]);
@@ -340,6 +347,7 @@ impl World {
                     self.possible[sector].push(Possible {
                         content,
                         ended: Some(self.now),
+                        well: false,
                         number: 0,
                     });
                 }
@@ -350,6 +358,18 @@ impl World {
             }
         }
         self.collect();
+    }
+
+    /// Whether the driver was told that this sector's content is written, and it would not outlive the back end.
+    fn is_only_in_the_cache(&self, sector: usize) -> bool {
+        let range = sector * 512..(sector + 1) * 512;
+        let backend = &self.rig.backend;
+        let content = content_of(&backend.disk[range.clone()]);
+        let mut writers = self.possible[sector]
+            .iter()
+            .filter(|p| p.content == content);
+        // Zeroes may be there by a request that has not ended, too.
+        content_of(&backend.durable[range]) != content && writers.all(|p| p.well)
     }
 
     fn connect(&mut self, indirect: u16, ring_order: u8, queues: u16) {

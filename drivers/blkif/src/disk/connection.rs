@@ -140,8 +140,8 @@ impl<P: Platform> Disk<P> {
         }
         if was_open && !in_order {
             self.counters.lost = self.counters.lost.saturating_add(1);
+            // Only a flush that goes well makes it clean: if nothing was lost this time, it may be the next time.
             self.loss |= self.is_dirty();
-            self.flushed = self.written;
         }
         self.rewind();
     }
