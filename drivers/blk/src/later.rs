@@ -114,7 +114,7 @@ pub trait AsyncBackend {
     /// The next operation that has ended, if there is one. Every operation that was started ends once.
     fn next_done(&mut self) -> Option<Done>;
 
-    /// The data of a read that has ended well, in order and in pieces.
+    /// The data of a read that has ended well, in order and in pieces. What it is for other operations means nothing.
     ///
     /// # Errors
     /// The first error of `drain`.

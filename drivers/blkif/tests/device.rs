@@ -784,6 +784,25 @@ fn row39_a_back_end_that_loses_its_cache() {
     }
 }
 
+/// It goes twice, the second time with what it still had in its cache from before the first.
+#[test]
+fn row39_a_back_end_that_loses_its_cache_the_second_time() {
+    let mut rig = rig();
+    rig.write_bytes(0, 0, 512, 1);
+    rig.settle();
+    for cut in [Cut::Closed, Cut::Died] {
+        rig.cut(cut, |_| false);
+        rig.connect();
+        rig.flush(1);
+        rig.settle();
+        assert_eq!(rig.status(1), IOERR, "{cut:?}");
+    }
+    assert_eq!(rig.stored(0), [0; 512]);
+    rig.flush(1);
+    rig.settle();
+    assert_eq!(rig.status(1), OK);
+}
+
 /// Nothing is said of a loss where there is none.
 #[test]
 fn row39_a_back_end_that_has_nothing_to_lose() {

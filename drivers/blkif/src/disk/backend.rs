@@ -6,6 +6,7 @@ use vd_blk::later::{AsyncBackend, Done, Job, NotStarted, OpError, Operation, Pro
 use super::transfer::State;
 use super::{Disk, PAGE_SECTORS};
 use crate::platform::{PAGE_SIZE, Platform};
+use crate::pool::NONE;
 
 /// How many of `left` sectors are on the next page, in bytes.
 fn bytes_here(left: u64) -> usize {
@@ -21,7 +22,7 @@ impl<P: Platform> Disk<P> {
         mut fill: impl FnMut(&mut [u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let (mut page, mut left) = (first, job.sectors);
-        while left > 0 {
+        while left > 0 && page != NONE {
             let at = self.data_page(page);
             self.platform.fill(at, bytes_here(left), |bytes| {
                 if job.operation == Operation::Zero {
@@ -123,7 +124,7 @@ impl<P: Platform> AsyncBackend for Disk<P> {
             return Ok(());
         };
         let (mut page, mut left) = (transfer.first, transfer.job.sectors);
-        while left > 0 {
+        while left > 0 && page != NONE {
             let at = self.data_page(page);
             self.platform.drain(at, bytes_here(left), &mut drain)?;
             left = left.saturating_sub(PAGE_SECTORS);
