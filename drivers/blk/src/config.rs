@@ -28,7 +28,7 @@ bitflags::bitflags! {
 pub const SEG_MAX: u32 = 254;
 /// Most ranges of a DISCARD or WRITE_ZEROES request.
 pub const MAX_RANGES: u32 = 4;
-/// Most sectors of such a range: the work of one request is bounded.
+/// Most sectors of such a range where it is work for the device: the work of one request is bounded.
 pub const MAX_RANGE_SECTORS: u32 = 2 * 1024 * 1024 / 512;
 
 /// How a disk is divided.
@@ -53,14 +53,38 @@ impl Geometry {
     }
 }
 
+/// How much a DISCARD or WRITE_ZEROES request may ask for, and in what steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most sectors of a range of a DISCARD request.
+    pub discard_sectors: u32,
+    /// What the ranges of a DISCARD request are best aligned to, in sectors.
+    pub discard_alignment: u32,
+    /// Most sectors of a range of a WRITE_ZEROES request.
+    pub zeroes_sectors: u32,
+    /// Whether zeroed ranges may be given back.
+    pub may_unmap: bool,
+}
+
+impl Limits {
+    /// For storage that does all of this itself, while the driver waits.
+    pub const fn of_blocks(block_size: u32) -> Self {
+        Self {
+            discard_sectors: MAX_RANGE_SECTORS,
+            discard_alignment: block_size / 512,
+            zeroes_sectors: MAX_RANGE_SECTORS,
+            may_unmap: true,
+        }
+    }
+}
+
 /// Bytes of the configuration space, to the end of `write_zeroes_may_unmap` and its padding.
 pub const SIZE: usize = 60;
 
 /// Configuration space.
-pub fn config_space(sectors: u64, geometry: &Geometry, queues: u16) -> [u8; SIZE] {
+pub fn config_space(sectors: u64, geometry: &Geometry, queues: u16, limits: &Limits) -> [u8; SIZE] {
     let blocks = |bytes: u32| bytes.checked_div(geometry.block_size).unwrap_or(0);
     let physical = blocks(geometry.physical_block_size).max(1).trailing_zeros();
-    let per_block = geometry.block_size / 512;
     let mut space = [0; SIZE];
     let mut put = |offset: usize, bytes: &[u8]| {
         let place = space
@@ -79,11 +103,11 @@ pub fn config_space(sectors: u64, geometry: &Geometry, queues: u16) -> [u8; SIZE
     put(26, &1u16.to_le_bytes());
     put(28, &blocks(geometry.optimal_io_size).to_le_bytes());
     put(34, &queues.to_le_bytes());
-    put(36, &MAX_RANGE_SECTORS.to_le_bytes());
+    put(36, &limits.discard_sectors.to_le_bytes());
     put(40, &MAX_RANGES.to_le_bytes());
-    put(44, &per_block.to_le_bytes());
-    put(48, &MAX_RANGE_SECTORS.to_le_bytes());
+    put(44, &limits.discard_alignment.to_le_bytes());
+    put(48, &limits.zeroes_sectors.to_le_bytes());
     put(52, &MAX_RANGES.to_le_bytes());
-    put(56, &[1]);
+    put(56, &[limits.may_unmap.into()]);
     space
 }

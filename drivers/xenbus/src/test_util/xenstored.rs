@@ -102,6 +102,14 @@ impl FakeXenstored {
         self.fire(&path);
     }
 
+    /// Removes a node and everything below as somebody else would; watches fire.
+    pub fn remove(&mut self, path: &str) {
+        self.generation += 1;
+        let path = self.absolute(path);
+        self.tree.retain(|name, _| !is_below(name, &path));
+        self.fire(&path);
+    }
+
     /// A value in the tree.
     pub fn get(&self, path: &str) -> Option<Vec<u8>> {
         self.tree

@@ -1,0 +1,19 @@
+//! For tests: a platform whose pages, grants and event channels are plain data, and a back end that serves a disk from
+//! the other side of them, rightly or wrongly.
+//!
+//! The back end reads and writes the ring by itself: it shares no code with the front end.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    reason = "a test that goes wrong here should stop"
+)]
+
+mod backend;
+mod platform;
+
+pub use backend::{Cut, FakeBackend, Pending};
+pub use platform::{FakePlatform, Memory};
