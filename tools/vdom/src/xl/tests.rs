@@ -1,17 +1,24 @@
 //! With shell scripts in the place of xl.
 
-use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::*;
 use crate::testing::TempDir;
 
 fn xl(dir: &TempDir, script: &str) -> XlCommand {
-    let path = dir.file(
-        "xl",
+    let text = dir.file(
+        "xl.text",
         format!("#!/bin/sh\ncd {}\n{script}\n", dir.path().display()),
     );
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    // Copied by a process of its own: a child that another test starts meanwhile would inherit a file that is open for
+    // writing here, and what is open for writing cannot be executed.
+    let path = dir.path().join("xl");
+    let copied = Command::new("install")
+        .arg("-m755")
+        .args([&text, &path])
+        .status();
+    assert!(copied.unwrap().success());
     XlCommand {
         program: path.into(),
     }
