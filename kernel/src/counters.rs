@@ -24,7 +24,7 @@ pub static EVENTS_SENT: AtomicU64 = AtomicU64::new(0);
 pub static EVENT_DOORBELLS: AtomicU64 = AtomicU64::new(0);
 /// Doorbells rung at I/O ports.
 pub static PORT_DOORBELLS: AtomicU64 = AtomicU64::new(0);
-/// Drains of the ring of posted writes that found register writes.
+/// Register writes that were posted, doorbells not counted.
 pub static POSTED_WRITES: AtomicU64 = AtomicU64::new(0);
 /// Drains that found the ring of posted writes broken, and emptied it.
 pub static POSTED_CORRUPT: AtomicU64 = AtomicU64::new(0);

@@ -84,13 +84,13 @@ pub fn drain(engine: &mut SlotEngine, mut ring: impl FnMut(&Kick)) -> bool {
     QUEUE.with(|queue| {
         // A write takes one place at most.
         let room = (queue.capacity() - queue.len()) as u32;
-        let mut wrote = false;
+        let mut writes = 0;
         let drained = buffered::drain(&page, room, |write| match engine.on_posted(&write) {
             Some(kick) => ring(&kick),
-            None => wrote |= queue.push_back(write).is_ok(),
+            None => writes += u64::from(queue.push_back(write).is_ok()),
         });
-        if wrote {
-            counters::add(&counters::POSTED_WRITES, 1);
+        if writes != 0 {
+            counters::add(&counters::POSTED_WRITES, writes);
         }
         let more = match drained {
             Ok(drained) => drained.more,
@@ -99,7 +99,7 @@ pub fn drain(engine: &mut SlotEngine, mut ring: impl FnMut(&Kick)) -> bool {
                 false
             }
         };
-        if wrote || more {
+        if writes != 0 || more {
             events::mark(Happened::WORK);
         }
         !more
