@@ -38,6 +38,8 @@ A DEVICE is a list of key=value, separated by commas:
   readonly=0|1      (default: 0)
   packed=0|1        whether packed rings are offered (default: 1)
   queues=1..4       how many queues; a guest uses one for each vCPU (default: 1)
+  interrupt=HOW     intx or edge (HVM), msi or event-channel (PVH)
+  doorbell=HOW      mmio, polled, posted (HVM), port or event-channel (PVH)
   queue-size=N      most entries of a queue, a power of two up to 32768 (default: 256)
   block-size=512|4096
 
