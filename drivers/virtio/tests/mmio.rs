@@ -427,6 +427,7 @@ fn row18_features_from_64_up() {
         rig.features(GOOD);
         rig.write(0x24, select);
         rig.write(0x20, value);
+        assert_eq!(rig.bad(), u64::from(value != 0));
         rig.write(0x70, 11);
         assert_eq!(rig.read(0x70), status, "{select} {value}");
     }
