@@ -109,8 +109,11 @@ pub(crate) enum Command {
         #[arg(short, long, value_name = "SECONDS", default_value_t = 5)]
         grace: u16,
     },
-    /// Write the ACPI table that every guest gets (an SSDT in AML)
+    /// Write the ACPI table that a guest gets (an SSDT in AML)
     Ssdt {
+        /// A device that it will get with `vdom attach`; needed for those with interrupt=edge or doorbell=posted
+        #[arg(short, long = "device", value_name = "DEVICE")]
+        devices: Vec<String>,
         /// Where to write it instead of standard output
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,

@@ -108,10 +108,7 @@ fn files(
     let mut dir = RunDir::of(&rollback.host.run_dir, name);
     // A PVH guest gets no firmware, and so no table.
     let (table, what) = match plan.guest.kind {
-        TargetType::Hvm => (
-            Some(ssdt::table(Some(&plan.guest.devices))),
-            "its ACPI table",
-        ),
+        TargetType::Hvm => (Some(ssdt::table(&plan.guest.devices)), "its ACPI table"),
         TargetType::Pvh => (None, "files"),
     };
     rollback

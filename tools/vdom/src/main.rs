@@ -35,7 +35,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use vd_config::{Devices, Doorbell, Interrupt};
+use vd_config::{Devices, Doorbell, Interrupt, TargetType};
 
 use cli::{Cli, Command};
 use domctl::Domctls;
@@ -95,7 +95,16 @@ fn run(cli: Cli) -> Result<(), Failure> {
             &guest,
             Duration::from_secs(grace.into()),
         ),
-        Command::Ssdt { output } => write_table(output.as_deref()),
+        Command::Ssdt { devices, output } => {
+            let devices = parse_devices("host", &devices)?;
+            devices
+                .check_guest(TargetType::Hvm)
+                .map_err(|(slot, error)| {
+                    Trouble::new(format!("slot {slot}: {error}"), "correct this device")
+                        .at("host", "check devices")
+                })?;
+            write_table(&devices, output.as_deref())
+        }
     }
 }
 
@@ -228,9 +237,9 @@ fn output(bytes: &[u8]) -> Result<(), Trouble> {
         })
 }
 
-fn write_table(path: Option<&Path>) -> Result<(), Failure> {
+fn write_table(devices: &Devices, path: Option<&Path>) -> Result<(), Failure> {
     const STEP: &str = "write ACPI table";
-    let table = ssdt::table(None);
+    let table = ssdt::table(devices);
     match path {
         Some(path) => std::fs::write(path, table)
             .map_err(|error| {

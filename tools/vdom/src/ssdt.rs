@@ -49,9 +49,9 @@ impl Aml for Slot {
     }
 }
 
-/// The table, as xl's `acpi_firmware=` wants it in a file, for these devices if they are known.
-pub(crate) fn table(devices: Option<&Devices>) -> Vec<u8> {
-    let device = |slot| devices.and_then(|devices| devices.get(slot));
+/// The table, as xl's `acpi_firmware=` wants it in a file, for these devices and the slots that are left.
+pub(crate) fn table(devices: &Devices) -> Vec<u8> {
+    let device = |slot| devices.get(slot);
     let is_edge = |slot| {
         device(slot).is_some_and(|device| device.interrupt(TargetType::Hvm) == Delivery::Edge)
     };

@@ -6,7 +6,7 @@ use super::*;
 
 #[test]
 fn the_header_is_sound() {
-    let table = table(None);
+    let table = table(&Devices::default());
     assert_eq!(&table[..4], b"SSDT");
     let length = u32::from_le_bytes(table[4..8].try_into().unwrap());
     assert_eq!(length as usize, table.len());
@@ -15,7 +15,7 @@ fn the_header_is_sound() {
 }
 
 /// What `iasl -d` makes of the table; `None` when it was allowed to be absent.
-fn disassembled(devices: Option<&Devices>) -> Option<String> {
+fn disassembled(devices: &Devices) -> Option<String> {
     let dir = crate::testing::TempDir::new("ssdt");
     std::fs::write(dir.path().join("ssdt.aml"), table(devices)).unwrap();
     let run = Command::new("iasl")
@@ -40,7 +40,7 @@ fn disassembled(devices: Option<&Devices>) -> Option<String> {
 
 #[test]
 fn acpica_reads_sixteen_devices() {
-    let Some(text) = disassembled(None) else {
+    let Some(text) = disassembled(&Devices::default()) else {
         return;
     };
     let words: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -85,7 +85,7 @@ fn an_interrupt_is_edge_triggered_where_a_device_wants_it() {
         "type=blk,backend=ram:1M,interrupt=edge",
     ];
     let devices = Devices::parse(devices.map(str::as_bytes)).unwrap();
-    let Some(text) = disassembled(Some(&devices)) else {
+    let Some(text) = disassembled(&devices) else {
         return;
     };
     assert_eq!(text.matches("Edge, ActiveHigh").count(), 1);
@@ -95,4 +95,20 @@ fn an_interrupt_is_edge_triggered_where_a_device_wants_it() {
     );
     let second = text.find("VD01").unwrap()..text.find("VD02").unwrap();
     assert!(text[second].contains("Edge, ActiveHigh"));
+}
+
+#[test]
+fn posted_registers_are_where_writes_are_posted() {
+    let devices = [
+        "type=blk,backend=ram:1M",
+        "type=blk,backend=ram:1M,doorbell=posted",
+    ];
+    let devices = Devices::parse(devices.map(str::as_bytes)).unwrap();
+    let Some(text) = disassembled(&devices) else {
+        return;
+    };
+    let second = text.find("VD01").unwrap()..text.find("VD02").unwrap();
+    assert!(text[second.clone()].contains("0x000A1000"), "{text}");
+    assert!(text[second].contains("Edge, ActiveHigh"));
+    assert_eq!(text.matches("0x000A").count(), 1);
 }
