@@ -276,6 +276,9 @@ impl Service {
             if happened.contains(Happened::TIMER) {
                 // An event could have been lost; nothing else may be.
                 guest.tick();
+                if bus.tick() {
+                    events::mark(Happened::XENSTORE);
+                }
                 if !guest.is_alive() {
                     break Stop::GuestGone;
                 }
@@ -378,7 +381,9 @@ struct Ticks {
 
 impl Ticks {
     fn is_publishing_due(&mut self) -> bool {
-        let doorbells = slots::counters().doorbells + counters::get(&counters::EVENT_DOORBELLS);
+        let ioreq = slots::counters();
+        let doorbells =
+            ioreq.doorbells + ioreq.posted_doorbells + counters::get(&counters::EVENT_DOORBELLS);
         let idle = doorbells == self.doorbells;
         self.doorbells = doorbells;
         self.since += 1;

@@ -11,7 +11,8 @@
 //! is acted upon. The vCPU's posted writes come before its blocking request, and they were in the ring when READY was
 //! set; a drain before READY was seen may have missed them. So: drain, see READY, drain, answer.
 //!
-//! Invariant: whatever the page says, at most 511 entries are consumed a call, no index leaves the page, and after an
+//! Invariant: whatever the page says, a call consumes no more writes than its budget, of two entries at most; no index leaves
+//! the page, and after an
 //! error the ring is empty and usable.
 
 use crate::types::{Space, Width};

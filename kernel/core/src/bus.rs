@@ -195,8 +195,9 @@ impl Link {
                 BusState::Closing | BusState::Closed | BusState::Unknown | BusState::Initialising,
             ) => {
                 self.state = BusState::Closed;
-                // A guest that is gone has taken its directory along; ours is there still.
-                self.go(store, BusState::Closed)?;
+                // A guest that is gone has taken its directory along; ours is there still. What is bound goes even if
+                // that cannot be said.
+                let _ = self.go(store, BusState::Closed);
                 Ok(Step::Disconnect)
             }
             (BusState::Closed, BusState::Initialising) => {
@@ -283,21 +284,24 @@ impl Link {
     }
 }
 
-/// Only what a device may send: a vector that is no exception, in fixed mode, to a local APIC.
+/// Only what a device may send: a vector that is no exception, in fixed mode, edge-triggered, to a local APIC. The end of a
+/// level-triggered interrupt is the I/O APIC's business, which this guest does not have.
 fn check_message(address: u64, data: u64) -> Result<Target, Trouble> {
     const LOCAL_APICS: core::ops::RangeInclusive<u64> = 0xfee0_0000..=0xfeef_ffff;
     const DELIVERY_MODE: u64 = 0x700;
+    /// Trigger mode, and the level that goes with it.
+    const LEVEL: u64 = 0xc000;
     let vector = data & 0xff;
     match u32::try_from(data) {
         Ok(data)
             if LOCAL_APICS.contains(&address)
                 && vector >= 0x10
-                && u64::from(data) & DELIVERY_MODE == 0 =>
+                && u64::from(data) & (DELIVERY_MODE | LEVEL) == 0 =>
         {
             Ok(Target::Message { address, data })
         }
         _ => Err(Trouble::Guest(format!(
-            "front end: {}={address}, {}={data} is no vector of a local APIC in fixed mode",
+            "front end: {}={address}, {}={data} is no edge-triggered vector of a local APIC in fixed mode",
             xenbus::MSI_ADDRESS,
             xenbus::MSI_DATA
         ))),

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::fmt::Display;
 
 use vd_config::{SlotIndex, TargetType};
-use vd_kernel_core::bus::{Answer, Link, Offer, Step, Target};
+use vd_kernel_core::bus::{Answer, Link, Offer, Step, Target, Trouble};
 use vd_kernel_core::description::Description;
 use vd_xenbus::XsError;
 use xen_hypercall::{DomId, Errno, EvtchnPort, event_channel};
@@ -28,6 +28,8 @@ pub struct Bus {
     links: Vec<Link>,
     /// A bit for each slot whose front end may have changed.
     changed: u32,
+    /// The same for those that xenstore did not answer about: they are looked at again with the next tick.
+    unanswered: u32,
 }
 
 impl Bus {
@@ -50,6 +52,7 @@ impl Bus {
                 })
                 .collect(),
             changed: 0,
+            unanswered: 0,
         }
     }
 
@@ -79,6 +82,13 @@ impl Bus {
         }
     }
 
+    /// Some time has passed. Returns whether there is something to look at again.
+    pub fn tick(&mut self) -> bool {
+        let again = core::mem::take(&mut self.unanswered);
+        self.changed |= again;
+        again != 0
+    }
+
     /// Everything may have changed.
     pub fn note_all(&mut self) {
         self.changed = u32::MAX;
@@ -101,6 +111,7 @@ impl Bus {
             guest,
             links,
             changed,
+            unanswered,
         } = self;
         let is_due = |link: &&mut Link| *changed >> link.offer().slot.get() & 1 != 0;
         let Some(link) = links.iter_mut().find(is_due) else {
@@ -124,7 +135,11 @@ impl Bus {
                     let connected = link.connected(store);
                     match connected {
                         Ok(()) => log::debug!("device {slot}: connected to its driver"),
-                        Err(error) => log::error!("device {slot}: xenstore: {error}"),
+                        Err(error) => {
+                            log::error!("device {slot}: xenstore: {error}");
+                            devices.disconnect(slot);
+                            *unanswered |= 1 << slot.get();
+                        }
                     }
                 }
                 Err(error) => {
@@ -134,7 +149,12 @@ impl Bus {
                     }
                 }
             },
-            Err(trouble) => warn(&trouble),
+            Err(trouble) => {
+                warn(&trouble);
+                if matches!(trouble, Trouble::Store(_)) {
+                    *unanswered |= 1 << slot.get();
+                }
+            }
         }
         true
     }

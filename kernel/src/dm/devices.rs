@@ -258,6 +258,8 @@ impl DeviceTable {
     /// The driver of a device has said how it wants to be interrupted, and how it kicks.
     pub fn connect(&mut self, slot: SlotIndex, bound: Bound) {
         if let Some(Some(device)) = self.slots.get_mut(slot.index()) {
+            // Of a connection that did not come to pass something could be left.
+            device.disconnect();
             device.signal.connect(bound.interrupt);
             device.ports = bound.doorbells;
             // What was asked for before.

@@ -353,9 +353,16 @@ pub fn take_kicks(device: usize, kicked: impl FnMut(usize, Option<u32>)) {
     KICKS.take(device, kicked);
 }
 
-/// The next request for the main loop.
+/// The next request for the main loop; none while there are posted writes, which may be of the same vCPU and come first.
+/// Both are looked at under one lock: in between the handler could take a write and the access behind it.
 pub fn next() -> Option<(Ticket, Access)> {
-    ENGINE.with(SlotEngine::next_pending)
+    ENGINE.with(|engine| {
+        if posted::is_empty() {
+            engine.next_pending()
+        } else {
+            None
+        }
+    })
 }
 
 /// Answers a request and wakes the vCPU.

@@ -133,6 +133,8 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
             if *kicked || progress == Progress::Waiting || !queue.enable_notifications(mem)? {
                 break;
             }
+            // A driver that shows something and takes it back has its price too.
+            *budget = budget.saturating_sub(1);
         }
         match queue.decide_interrupt(mem)? {
             Interrupt::Nothing => {}
