@@ -29,8 +29,10 @@ assert_eq "$(counter bad state)" ready "state"
 interrupts=$(sed -n 's/^guest: *[0-9]*: *\([0-9]*\) .*edge *virtio0.*/\1/p' "$(console bad)")
 echo "edge-triggered: $interrupts interrupts taken, $(counter bad device-0-interrupts) raised"
 ((interrupts > 0 && interrupts <= $(counter bad device-0-interrupts))) || fail "no edge-triggered interrupts"
-kicks=$(counter bad device-0-kicks) requests=$(counter bad device-0-requests)
-((kicks < requests)) || fail "polled, and $kicks kicks for $requests requests"
+# How many kicks that saves is a matter of time; that it looks again after what it has found is not.
+kicks=$(counter bad device-0-kicks) passes=$(counter bad device-0-passes)
+echo "polled: $kicks kicks, $passes looks, $(counter bad device-0-requests) requests"
+((2 * passes > 3 * kicks)) || fail "polled, and only $passes looks for $kicks kicks"
 grep -a 'driver fault' "$(console bad-vd)" | head -n 12
 lines=$(grep -ac 'driver fault' "$(console bad-vd)")
 ((lines < faults)) || fail "$lines lines about $faults faults: not limited"

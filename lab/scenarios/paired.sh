@@ -44,13 +44,15 @@ for slot in 2 3; do
     assert_eq "$(counter paired "device-$slot-payload")" "$(of "$slot" payload)" "what the port of slot $slot was written"
 done
 assert_eq "$(counter paired lines-raised)" 0 "interrupt lines"
-polled=$(($(of 6 requests) + $(of 7 requests) - $(of 6 kicks) - $(of 7 kicks)))
+# How many kicks polling saves is a matter of time; that a device looks again after what it has found is not.
+for slot in 6 7; do
+    kicks=$(counter paired "device-$slot-kicks") passes=$(counter paired "device-$slot-passes")
+    echo "slot $slot, polled: $kicks kicks, $passes looks, $(of "$slot" requests) requests"
+    ((2 * passes > 3 * kicks)) || fail "slot $slot: polled, and only $passes looks for $kicks kicks"
+done
 
 step "each device: all of the disk"
 ask 8 data
-polled=$((polled + $(of 6 requests) + $(of 7 requests) - $(of 6 kicks) - $(of 7 kicks)))
-((polled > 0)) || fail "devices that are polled were kicked for every request"
-echo "$polled requests without a kick"
 
 step "writes that are no doorbell"
 sleep 1.5
