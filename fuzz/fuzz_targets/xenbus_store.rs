@@ -28,6 +28,9 @@ use vd_xenbus::{Error, Event, Op, RingTransport, Signal, TxId, Xenstore, XsError
 use virtio_domain_fuzz::Source;
 use virtio_domain_fuzz::text::assert_line;
 
+/// A directory whose names do not fit into one message, and how many there are.
+const CROWD: &str = "crowd";
+const CROWDED: usize = 150;
 /// How often the client may wait for one reply.
 const PATIENCE: u32 = 45;
 /// Calls in a session: enough for one mistake to meet the next.
@@ -394,7 +397,33 @@ fn session(source: &mut Source<'_>) {
 fn step(session: &mut Session, source: &mut Source<'_>) {
     let path = path(source);
     let valid = is_valid_path(&path);
-    match source.below(14) {
+    match source.below(16) {
+        13 => match source.below(4) {
+            0 => {
+                let there = session.store.view().exists(&path);
+                if valid {
+                    session.expect(&there, &Ok(session.get(&path).is_some()));
+                }
+            }
+            1 => {
+                let number = source.any::<u16>();
+                let home = session.store.get_domain_path(number);
+                session.expect(&home, &Ok(format!("/local/domain/{number}")));
+            }
+            2 => {
+                let reset = session.store.reset_watches();
+                session.expect(&reset, &Ok(()));
+                assert!(!session.honest() || session.daemon.borrow().watch_count() == 0);
+            }
+            _ => {
+                let long = vec![0; source.pick(&[4000, 4096, 5000])];
+                let got = session.store.write("a", &long);
+                let fits = long.len() + 2 <= 4096;
+                assert!(fits || matches!(got, Err(Error::BadRequest { .. })));
+            }
+        },
+        14 if source.rarely() => crowd(session, source),
+
         0 | 1 => {
             let value = source.bytes(100).to_vec();
             let got = session.store.write(&path, &value);
@@ -506,6 +535,25 @@ fn directory(session: &mut Session, path: &str) {
             );
         }
     }
+}
+
+/// A directory that is listed in parts, while it changes.
+fn crowd(session: &mut Session, source: &mut Source<'_>) {
+    let name = |n: usize| format!("{CROWD}/a-name-of-nearly-thirty-bytes-{n}");
+    if session.get(CROWD).is_none() {
+        (0..CROWDED).for_each(|n| session.daemon.borrow_mut().set(&name(n), b""));
+    }
+    let mut changes = source.pick(&[0, 0, 1, 2, MAX_ATTEMPTS * 2]);
+    session.daemon.borrow_mut().between_parts = Some(Box::new(move || {
+        changes = changes.checked_sub(1)?;
+        Some(format!("{CROWD}/a-name-of-nearly-thirty-bytes-0"))
+    }));
+    match session.store.directory(CROWD) {
+        Ok(names) => assert!(!session.honest() || names.len() == CROWDED),
+        Err(Error::Conflict { attempts }) => assert!(attempts <= MAX_ATTEMPTS),
+        Err(error) => assert!(!session.honest(), "{error}"),
+    }
+    session.daemon.borrow_mut().between_parts = None;
 }
 
 fn watches(session: &mut Session, source: &mut Source<'_>, path: &str) {

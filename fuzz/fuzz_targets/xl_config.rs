@@ -292,7 +292,7 @@ fn written(source: &mut Source<'_>) {
 
 /// A guest's file as people write them, wrong once in a while, and its driver domain.
 fn guest_file(source: &mut Source<'_>) {
-    let mut wrong = false;
+    let (mut wrong, mut strange) = (false, false);
     let mut text = String::new();
     let mut set = |source: &mut Source<'_>, key: &str, value: &str| {
         if source.rarely() {
@@ -315,6 +315,8 @@ fn guest_file(source: &mut Source<'_>) {
         "'type=blk,backend=ram:64M'",
         "'slot=3,type=blk,backend=ram:1G,serial=X','type=blk,backend=ram:512'",
         "'type=blk,backend=ram:4K,block-size=4096,packed=0,readonly=1'",
+        "'type=blk,backend=ram:20000G'",
+        "'type=blk,backend=module'",
     ]);
     let restart = source.pick(&[
         "",
@@ -334,11 +336,27 @@ fn guest_file(source: &mut Source<'_>) {
     if !restart.is_empty() {
         set(source, "on_crash", &format!("'{restart}'"));
     }
-    if source.rarely() {
-        let acpi = source.pick(&["0", "1"]);
-        set(source, "acpi", acpi);
-        wrong = true;
+    for _ in 0..2 {
+        if source.rarely() {
+            let (key, values): (&str, &[&str]) = source.pick(&[
+                ("acpi", &["0", "1"]),
+                ("acpi_firmware", &["'x'"]),
+                ("builder", &["'hvm'", "'generic'"]),
+                ("maxmem", &["1", "16777217", "'all'"]),
+                ("on_reboot", &["'restart'", "'coredump-restart'", "[]"]),
+                ("pvh", &["0", "1"]),
+                ("type", &["'pv'", "'pvh'", "'other'"]),
+                ("vdom_driver", &["'none.cfg'", "'/proc/self/status'"]),
+                ("vdom_name", &["'web'", "'other'", "''", "'7'"]),
+                ("vdom_nonsense", &["1"]),
+                ("vdom_ramdisk", &["'/proc/self/maps'", "'none.img'", "'/'"]),
+            ]);
+            let value = source.pick(values);
+            set(source, key, value);
+            strange = true;
+        }
     }
+    wrong |= strange;
     let config = match parse(&text) {
         Ok(config) => config,
         Err(error) => {
@@ -363,6 +381,8 @@ fn guest_file(source: &mut Source<'_>) {
         assert_eq!(Ok(&guest.devices), Devices::parse(list).as_ref());
     }
     check_restarts(&config, &guest);
+    // A disk that no domain holds, or a module that nobody gives.
+    wrong |= devices.contains("20000G") || devices.contains("module");
     match Driver::for_guest(&guest) {
         Ok(driver) => check_driver(&guest, &driver),
         Err(trouble) => {
