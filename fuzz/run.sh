@@ -42,12 +42,13 @@ build() {
     }
 }
 
-# fuzz TARGET RUNS CORPUS: runs a target; new inputs go into the corpus.
+# fuzz TARGET RUNS CORPUS SEED: runs a target; new inputs go into the corpus. The seed is the random generator's: 0 is
+# another one each time.
 fuzz() {
-    local target=$1 runs=$2 corpus=$3 log=$LOGS/$1 status=0
+    local target=$1 runs=$2 corpus=$3 seed=$4 log=$LOGS/$1 status=0
     mkdir -p "$corpus" "artifacts/$target" "seeds/$target"
-    "$BIN/$target" "${OPTIONS[@]}" -runs="$runs" -print_final_stats=1 -artifact_prefix="artifacts/$target/" \
-        "$corpus" "seeds/$target" >"$log" 2>&1 || status=$?
+    "$BIN/$target" "${OPTIONS[@]}" -seed="$seed" -runs="$runs" -print_final_stats=1 \
+        -artifact_prefix="artifacts/$target/" "$corpus" "seeds/$target" >"$log" 2>&1 || status=$?
     if ((status)); then
         printf 'FAILED  %s\n' "$target"
         grep -vE '^(#|"|NEW_FUNC|\tNEW_FUNC)' "$log" | tail -n 60
@@ -62,8 +63,9 @@ fuzz() {
         "$target" "$runs" "$edges" "$counters" "$features" "$rate"
 }
 
+# The same executions for the same code: a change fails for what it did. The long runs are for finding new things.
 short() {
-    fuzz "$1" "${SHORT[$1]}" "$LOGS/corpus-$1"
+    fuzz "$1" "${SHORT[$1]}" "$LOGS/corpus-$1" 1
 }
 
 # coverage TARGET...: lines of the crates under test that the targets reach, all together.
@@ -145,7 +147,7 @@ case $MODE in
     --long)
         renice -n 19 $$ >/dev/null
         for target in "${TARGETS[@]}"; do
-            fuzz "$target" "$RUNS" "corpus/$target" || failed=1
+            fuzz "$target" "$RUNS" "corpus/$target" 0 || failed=1
         done
         ;;
     --coverage) coverage "${TARGETS[@]}" || failed=1 ;;

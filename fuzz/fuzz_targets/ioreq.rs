@@ -163,9 +163,16 @@ impl Posted {
 struct Page {
     fake: FakePage,
     posted: [Cell<Option<Posted>>; VCPUS],
+    /// Slots that Xen has changed under us: their requests may be gone.
+    disturbed: [Cell<bool>; VCPUS],
 }
 
 impl Page {
+    /// Whether the slot holds whatever a disturbance has left there, and not a request.
+    fn is_garbage(&self, slot: SlotIndex) -> bool {
+        self.disturbed[slot.index()].get() && self.posted[slot.index()].get().is_none()
+    }
+
     fn change(&self, slot: SlotIndex, change: impl FnOnce(&mut Posted)) {
         let place = &self.posted[slot.index()];
         let mut posted = place.get();
@@ -195,13 +202,17 @@ impl SlotPage for Page {
             control.state(),
             Some(State::Ready | State::InProcess)
         ));
-        assert!(control.dir() == Direction::Read && !control.data_is_ptr());
+        let takes_data = control.dir() == Direction::Read && !control.data_is_ptr();
+        assert!(takes_data || self.is_garbage(slot));
         self.fake.store_data(slot, data);
     }
 
     fn store_control(&self, slot: SlotIndex, control: Control) {
         let old = self.fake.control(slot);
-        assert_eq!(old.0 & 0xf0, control.0 & 0xf0, "the flags are Xen's");
+        assert!(
+            old.0 & 0xf0 == control.0 & 0xf0 || self.is_garbage(slot),
+            "the flags are Xen's"
+        );
         let step = (old.state(), control.state());
         match step {
             (Some(State::Ready), Some(State::InProcess)) => {}
@@ -226,8 +237,6 @@ struct World {
     mems: [Rc<FakeMemory>; 2],
     /// Requests that the main loop has taken.
     held: Vec<(Ticket, Access)>,
-    /// Slots that Xen has changed under us: their requests may be gone.
-    disturbed: [bool; VCPUS],
     others: Vec<Doorbell>,
 }
 
@@ -285,6 +294,7 @@ impl World {
         let page = Page {
             fake: FakePage::new(VCPUS),
             posted: Default::default(),
+            disturbed: Default::default(),
         };
         let mem = || Rc::new(FakeMemory::new(MEMORY).hole(HOLE));
         Self {
@@ -294,7 +304,6 @@ impl World {
             devices: [Device::new(), Device::new()],
             mems: [mem(), mem()],
             held: Vec::new(),
-            disturbed: [false; VCPUS],
             others: Vec::new(),
         }
     }
@@ -460,7 +469,7 @@ impl World {
         match self.engine.complete(&self.page, ticket, data) {
             Ok(()) if direct => self.page.change(slot, |posted| posted.data = Some(data)),
             Ok(()) => {}
-            Err(error) => assert!(self.disturbed[slot.index()], "{error:?}"),
+            Err(error) => assert!(self.page.disturbed[slot.index()].get(), "{error:?}"),
         }
         assert_eq!(
             self.engine.complete(&self.page, ticket, 0),
@@ -544,7 +553,7 @@ impl World {
     /// Xen gives up on a vCPU, or the page is overwritten.
     fn disturb(&mut self, source: &mut Source<'_>) {
         let slot = SlotIndex(source.between(2, VCPUS as u64 - 1) as u16);
-        self.disturbed[slot.index()] = true;
+        self.page.disturbed[slot.index()].set(true);
         self.page.posted[slot.index()].set(None);
         let control = if source.coin() { 0 } else { source.any() };
         self.page.fake.set_control(slot, control);
@@ -593,7 +602,7 @@ impl World {
             let state = self.page.fake.state(slot);
             let open = matches!(state, Some(State::Ready | State::InProcess));
             assert!(
-                !open || self.disturbed[slot.index()],
+                !open || self.page.disturbed[slot.index()].get(),
                 "{slot:?} waits for ever"
             );
             self.take_response(slot);
