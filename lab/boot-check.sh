@@ -31,16 +31,18 @@ check() {
         echo "PASS $name"
     else
         printf '%s\nFAIL %s\n' "$output" "$name"
-        FAILED=1
+        return 1
     fi
 }
 
-FAILED=0
 mkdir -p "$VD_CACHE"
 need_packages
 need_qemu
 need_programs
-check "the image says that there is no Xen, and stops" 'cannot start: CPUID shows no Xen'
+check "the image says that there is no Xen, and stops" 'cannot start: CPUID shows no Xen' &
 check "the image refuses a command line that is too long, and stops" \
-    'cannot start: start_info: command line is longer than 1023 bytes' -append "$(printf 'x%.0s' {1..2000})"
-exit "$FAILED"
+    'cannot start: start_info: command line is longer than 1023 bytes' -append "$(printf 'x%.0s' {1..2000})" &
+failed=0
+wait -n || failed=1
+wait -n || failed=1
+exit "$failed"

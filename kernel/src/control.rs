@@ -16,6 +16,8 @@ use crate::{counters, log};
 pub enum Request {
     /// Release the guest and power off.
     Shutdown,
+    /// Publish the counters now.
+    Publish,
 }
 
 struct Out;
@@ -27,7 +29,7 @@ impl Write for Out {
     }
 }
 
-/// Carries out what was typed.
+/// Carries out what was typed, up to the first line that is a request; there may be more behind it.
 pub fn poll(guest: Option<&Guest>) -> Option<Request> {
     console::service();
     let mut request = None;
@@ -40,7 +42,10 @@ fn run(line: &str, guest: Option<&Guest>) -> Option<Request> {
     let _ = match command::parse(line) {
         Command::Nothing => Ok(()),
         Command::Help => Out.write_str(command::HELP),
-        Command::Stats => stats(guest),
+        Command::Stats => {
+            let _ = stats(guest);
+            return guest.map(|_| Request::Publish);
+        }
         Command::Devices => devices(guest),
         Command::Log(level) => {
             log::set_level(level);

@@ -268,9 +268,7 @@ impl Service {
                 }
                 self.publish(&guest);
             }
-            if happened.contains(Happened::CONSOLE)
-                && control::poll(Some(&guest)) == Some(Request::Shutdown)
-            {
+            if happened.contains(Happened::CONSOLE) && self.console(&guest) {
                 break Stop::Console;
             }
             if happened.contains(Happened::TIMER) {
@@ -297,6 +295,20 @@ impl Service {
         self.summary(&guest);
         self.publish_all(&guest);
         stop
+    }
+
+    /// Carries out what the operator has typed. Returns whether to stop.
+    fn console(&mut self, guest: &Guest) -> bool {
+        while let Some(request) = control::poll(Some(guest)) {
+            match request {
+                Request::Shutdown => return true,
+                Request::Publish => {
+                    self.next = Some(0);
+                    self.publish(guest);
+                }
+            }
+        }
+        false
     }
 
     /// Sends the counters that have changed, without waiting. What does not fit follows when xenstored has answered.

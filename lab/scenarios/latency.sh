@@ -28,7 +28,10 @@ measure() {
 
 declare -A SEEN=()
 console_has_more() { (($(grep -ac "$1" "$(console paired)") > $2)); }
-settled() { [[ $(counters "$1") == "$2 "* ]]; }
+settled() {
+    type_at paired-vd stats
+    [[ $(counters "$1") == "$2 "* ]]
+}
 
 # counters SLOT: requests of the slot, requests through the ioreq page, interrupts sent, doorbells that came as events.
 counters() {

@@ -26,7 +26,7 @@ pub enum Command {
 /// What `help` prints.
 pub const HELP: &str = "\
 help            this list
-stats           counters
+stats           counters, which xenstore gets too
 devices         devices and their state
 log LEVEL       off, error, warn, info, debug or trace
 shutdown        release the guest and power off

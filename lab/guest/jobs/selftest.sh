@@ -2,7 +2,8 @@
 # Tests the disk in every way that a guest uses one: alone, with a file system, at random, with many requests at once.
 # Destroys what is on it.
 
-FILE_MIB=64
+FILE_MIB=${FILE_MIB:-64}
+IOS=${IOS:-7000}
 
 step_find() {
     wait_for_disk
@@ -68,11 +69,11 @@ step_direct_write() {
     rm /run/data /run/back
 }
 
-# 10,500 requests: reads, writes, and then a read of every block that was written, whose checksum fio compares.
+# Half as many again as IOS: reads, writes, and then a read of every block that was written, whose checksum fio compares.
 step_random() {
-    fio --name=random --filename="/dev/$DISK" --size=96M --direct=1 --ioengine=libaio --iodepth=32 \
+    fio --name=random --filename="/dev/$DISK" --size=${FILE_MIB}M --direct=1 --ioengine=libaio --iodepth=32 \
         --iodepth_batch_submit=16 --iodepth_batch_complete_min=8 \
-        --rw=randrw --bssplit=512/30:4k/40:16k/20:64k/10 --number_ios=7000 \
+        --rw=randrw --bssplit=512/30:4k/40:16k/20:64k/10 --number_ios="$IOS" \
         --verify=crc32c --verify_fatal=1 --gtod_reduce=1 --randrepeat=0 --output=/run/fio.log --output-format=normal
     sed -n 's/^ *\(issued rwts: [^ ]*\).*/\1/p' /run/fio.log >&3
 }
