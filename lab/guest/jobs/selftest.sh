@@ -35,7 +35,7 @@ step_mkfs() {
 }
 
 step_write() {
-    dd if=/dev/urandom of=/mnt/file bs=1M count=$FILE_MIB conv=fsync
+    dd if=/dev/urandom of=/mnt/file bs=1M count="$FILE_MIB" conv=fsync
 }
 
 step_checksum() {
@@ -71,7 +71,7 @@ step_direct_write() {
 
 # Half as many again as IOS: reads, writes, and then a read of every block that was written, whose checksum fio compares.
 step_random() {
-    fio --name=random --filename="/dev/$DISK" --size=${FILE_MIB}M --direct=1 --ioengine=libaio --iodepth=32 \
+    fio --name=random --filename="/dev/$DISK" --size="${FILE_MIB}M" --direct=1 --ioengine=libaio --iodepth=32 \
         --iodepth_batch_submit=16 --iodepth_batch_complete_min=8 \
         --rw=randrw --bssplit=512/30:4k/40:16k/20:64k/10 --number_ios="$IOS" \
         --verify=crc32c --verify_fatal=1 --gtod_reduce=1 --randrepeat=0 --output=/run/fio.log --output-format=normal
