@@ -28,8 +28,8 @@ use vd_xenbus::{Error, Event, Op, RingTransport, Signal, TxId, Xenstore, XsError
 use virtio_domain_fuzz::Source;
 use virtio_domain_fuzz::text::assert_line;
 
-/// A directory whose names do not fit into one message, and how many there are.
-const CROWD: &str = "crowd";
+/// A directory whose names do not fit into one message, and how many there are. Longer than what `path` makes up.
+const CROWD: &str = "the-crowd-whose-path-is-of-forty-bytes-";
 const CROWDED: usize = 20;
 /// How often the client may wait for one reply.
 const PATIENCE: u32 = 45;
@@ -562,7 +562,7 @@ fn crowd(session: &mut Session, source: &mut Source<'_>) {
         Some(one_of_the_crowd(0))
     }));
     match session.store.directory(CROWD) {
-        Ok(names) => assert!(!session.honest() || names.len() == CROWDED),
+        Ok(names) => assert!(!session.honest() || names.len() == CROWDED, "{names:?}"),
         Err(Error::Conflict { attempts }) => assert!(attempts <= MAX_ATTEMPTS),
         Err(error) => {
             let missing = error.refusal() == Some(XsError::ENOENT) && session.get(CROWD).is_none();
