@@ -12,21 +12,17 @@ step_find() {
         "blocks of $(cat "$block/queue/logical_block_size") bytes, read-only $(cat "$block/ro")" >&3
 }
 
-# The disk is virtio-mmio's, found through ACPI, and there is no other.
+# The disk is virtio-mmio's, found through ACPI, and so is every other.
 step_only() {
     for block in /sys/block/*; do
-        case ${block##*/} in
-            "$DISK" | ram* | loop*) ;;
-            *) echo "there is another disk: ${block##*/}" && return 1 ;;
+        device=$(readlink -f "$block/device/..")
+        case ${block##*/}:$device in
+            ram* | loop* | "$DISK":*/LNRO0005:* | vd*:*/LNRO0005:*) ;;
+            "$DISK":*) case $DISK in xvd*) ;; *) echo "the disk's transport is $device" && return 1 ;; esac ;;
+            *) echo "there is another disk: ${block##*/} at $device" && return 1 ;;
         esac
     done
-    case $DISK in xvd*) return ;; esac
-    device=$(readlink -f "/sys/block/$DISK/device/..")
-    echo "$device, $(grep -c virtio /proc/interrupts) virtio interrupts" >&3
-    case $device in
-        */LNRO0005:*) ;;
-        *) echo "the disk's transport is $device" && return 1 ;;
-    esac
+    echo "$(readlink -f "/sys/block/$DISK/device/.."), $(grep -c virtio /proc/interrupts) virtio interrupts" >&3
 }
 
 step_mkfs() {

@@ -156,11 +156,13 @@ impl FakeXenstored {
             if self.input.len() < end {
                 break;
             }
-            let payload: Vec<u8> = self.input.drain(..end).skip(16).collect();
+            let payload = self.input[16..end].to_vec();
+            self.input.drain(..end);
             self.request(header, &payload);
         }
-        let bytes: Vec<u8> = self.output.iter().copied().take(self.chunk).collect();
-        if let Ok(n) = self.replies.write(&self.page, &bytes) {
+        let bytes = self.output.make_contiguous();
+        let bytes = &bytes[..bytes.len().min(self.chunk)];
+        if let Ok(n) = self.replies.write(&self.page, bytes) {
             self.output.drain(..n);
         }
     }
