@@ -15,6 +15,8 @@ impl DeviceId {
     pub const RESERVED: DeviceId = DeviceId(0);
     /// Block device.
     pub const BLOCK: DeviceId = DeviceId(2);
+    /// Entropy source.
+    pub const ENTROPY: DeviceId = DeviceId(4);
 }
 
 /// How a pass over a queue ended.
