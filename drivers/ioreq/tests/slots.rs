@@ -6,8 +6,8 @@ use vd_ioreq::rep::{GuestRam, RamFault, RegisterBus, Rep, RepData};
 use vd_ioreq::slot::{Control, Ioreq, Kind, State};
 use vd_ioreq::test_util::{FakePage, Request};
 use vd_ioreq::{
-    Access, CompleteError, Direction, DomId, Doorbell, DoorbellWidth, Engine, EvtchnPort, Match,
-    Outcome, Recipient, SlotIndex, SlotPage, Space, Width, answer_all,
+    Access, CompleteError, Counters, Direction, DomId, Doorbell, DoorbellWidth, Engine, EvtchnPort,
+    Match, Outcome, Recipient, SlotIndex, SlotPage, Space, Width, answer_all,
 };
 
 const WINDOW: u64 = 0xfea0_0000;
@@ -804,6 +804,34 @@ fn forgetting_leaves_nothing_pending() {
     assert_eq!(engine.next_pending(), None);
     assert_eq!(engine.complete(&page, ticket, 0), Err(CompleteError::Stale));
     assert_eq!(engine.counters().abandoned, 2);
+}
+
+#[test]
+fn every_counter_is_reported_under_its_name() {
+    let counters = Counters {
+        upcalls: 1,
+        doorbells: 2,
+        register_reads: 3,
+        register_writes: 4,
+        reps: 5,
+        invalidates: 6,
+        strays: 7,
+        spurious: 8,
+        answered: 9,
+        abandoned: 10,
+        posted_doorbells: 11,
+    };
+    // The names are those of the fields, in the order in which an engine counts.
+    let debug = format!("{counters:?}").replace('_', "-");
+    let named = counters.named();
+    for (name, value) in named {
+        assert!(debug.contains(&format!(" {name}: {value}")), "{name}");
+    }
+    assert_eq!(
+        named.map(|(_, value)| value),
+        core::array::from_fn(|n| n as u64 + 1)
+    );
+    assert_eq!(counters.taken(), 2 + 3 + 4 + 5 + 6 + 7);
 }
 
 /// Case 33: with only the page, every vCPU that waits is let go.
