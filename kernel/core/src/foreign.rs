@@ -390,4 +390,20 @@ mod tests {
         );
         map.set_mapped(MAX_PARTIAL as u64, &[u64::MAX; 8]).unwrap();
     }
+
+    #[test]
+    fn row29_a_small_guest_has_room_for_its_chunks_and_no_more() {
+        let mut map = ForeignMap::new(0).unwrap();
+        map.set_mapped(0, &[1; 8]).unwrap();
+        map.set_mapped(0, &ALL).unwrap();
+        let capacity = map.partial.capacity();
+        for _ in 0..10 {
+            if map.set_mapped(0, &[1; 8]) == Err(TooLarge) {
+                assert_eq!(map.partial.capacity(), capacity);
+                return;
+            }
+            map.set_mapped(0, &ALL).unwrap();
+        }
+        panic!("memory was taken after the start");
+    }
 }
