@@ -331,8 +331,11 @@ mod tests {
         touch(&mut map, 4 * MIB2, MIB2, &holes);
         let mut frames = BTreeSet::new();
         map.clear(|frame| assert!(frames.insert(frame)));
-        assert_eq!(frames.len(), 512 * 3 - 3);
-        assert!(frames.is_disjoint(&holes));
+        let touched = (0..1024).chain(2048..2560);
+        assert_eq!(
+            frames,
+            touched.filter(|frame| !holes.contains(frame)).collect()
+        );
         assert_eq!(map.mapped_frames(), 0);
         assert!(!map.is_mapped(0, 1) && !map.is_mapped(4 * MIB2, 1));
         map.clear(|_| panic!("nothing is left"));
