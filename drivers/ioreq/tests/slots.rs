@@ -587,6 +587,23 @@ fn row22_the_main_loop_takes_turns() {
     assert_eq!(served, [1, 2, 3, 1, 2, 3]);
 }
 
+/// Case 22: an upcall counts once, however many slots it stands for; each of them is handed out once.
+#[test]
+fn row22_one_upcall_for_several_slots() {
+    let (mut engine, page) = (engine(), FakePage::new(128));
+    for n in [0, 5, 127] {
+        page.post(slot(n), &Request::read(WINDOW, 4));
+    }
+    engine.count_upcall();
+    engine.scan(&page, |_, outcome| assert_eq!(outcome, Outcome::Deferred));
+    assert_eq!((engine.counters().upcalls, engine.waiting()), (1, 3));
+    let served: Vec<_> = std::iter::from_fn(|| engine.next_pending())
+        .map(|(ticket, _)| ticket.slot().0)
+        .take(4)
+        .collect();
+    assert_eq!(served, [0, 5, 127]);
+}
+
 /// Case 23: INVALIDATE is not answered before the main loop has dropped the mappings.
 #[test]
 fn row23_invalidate_waits_for_the_main_loop() {
