@@ -320,6 +320,76 @@ impl Backend for Failing {
     }
 }
 
+/// A back end that checks nothing itself: it is asked only for what it has.
+struct Trusting;
+
+impl Trusting {
+    fn check(offset: u64, len: u64) -> Result<(), BackendError> {
+        let end = offset.checked_add(len).expect("no end");
+        assert!(end <= SECTORS * 512, "{offset:#x}, {len:#x} bytes");
+        Ok(())
+    }
+}
+
+impl Backend for Trusting {
+    fn sectors(&self) -> u64 {
+        SECTORS
+    }
+
+    fn read<M: GuestMemory + ?Sized>(
+        &mut self,
+        _: &M,
+        offset: u64,
+        into: Span<'_>,
+    ) -> Result<(), BackendError> {
+        Self::check(offset, into.len())
+    }
+
+    fn write<M: GuestMemory + ?Sized>(
+        &mut self,
+        _: &M,
+        offset: u64,
+        from: Span<'_>,
+    ) -> Result<(), BackendError> {
+        Self::check(offset, from.len())
+    }
+
+    fn write_zeroes(&mut self, offset: u64, len: u64, _: bool) -> Result<(), BackendError> {
+        Self::check(offset, len)
+    }
+
+    fn discard(&mut self, offset: u64, len: u64) -> Result<(), BackendError> {
+        Self::check(offset, len)
+    }
+
+    fn flush(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn row39_storage_is_not_asked_for_what_it_has_not() {
+    let mem = memory();
+    let mut disk = BlockDevice::new(Trusting, Geometry::of_blocks(512), b"", false);
+    for sector in [
+        SECTORS - 2,
+        SECTORS - 1,
+        SECTORS,
+        1 << 55,
+        u64::MAX - 1,
+        u64::MAX,
+    ] {
+        let expected = if sector == SECTORS - 2 { OK } else { IOERR };
+        for kind in [0, 1] {
+            assert_eq!(request(&mut disk, &mem, kind, sector, 1024), expected);
+        }
+        for kind in [11, 13] {
+            let len = ranges(&mem, &[(sector, 2, 0)]);
+            assert_eq!(request(&mut disk, &mem, kind, 0, len), expected);
+        }
+    }
+}
+
 #[test]
 fn row39_a_back_end_that_fails_and_shrinks() {
     let mem = memory();

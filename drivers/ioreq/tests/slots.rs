@@ -715,6 +715,8 @@ fn row25_ports_that_come_go_and_change() {
         }
     ));
     assert_eq!(table.check(&page, slot(0)), PortCheck::Unchanged);
+    assert_eq!(table.local(slot(0)), Some(EvtchnPort(20)));
+    assert_eq!(table.local(slot(1)), None);
     page.set_vp_eport(slot(1), 9);
     assert_eq!(
         table.check(&page, slot(1)),
@@ -870,6 +872,7 @@ fn row33_answer_all_needs_only_the_page() {
     page.set_control(slot(20), State::RespReady as u8);
     page.set_control(slot(21), 0x0f);
     let answered = answer_all(&page);
+    assert!(!answered.is_empty());
     assert_eq!(
         answered.iter().map(|s| s.0).collect::<Vec<_>>(),
         [0, 9, 10, 127]

@@ -10,6 +10,7 @@ use vd_xenbus::ring::{
     SERVER_FEATURE_RECONNECTION, SharedPage, XENSTORE_ERROR, XENSTORE_REQ, XENSTORE_RSP,
     XENSTORE_SERVER_FEATURES,
 };
+use vd_xenbus::store::MAX_DIRECTORY_BYTES;
 use vd_xenbus::test_util::{FakePage, FakeSignal, FakeXenstored, Tamper};
 use vd_xenbus::wire::Header;
 use vd_xenbus::{Error, Event, Op, RingTransport, TxId, Violation, Xenstore, XsError};
@@ -223,6 +224,9 @@ fn row37_directory_parts_that_never_end() {
         store.directory("a"),
         Err(Error::TooLarge { path: "a".into() })
     );
+    let seen = daemon.borrow().seen.clone();
+    let parts = seen.iter().filter(|op| **op == Op::DirectoryPart).count();
+    assert_eq!(parts, MAX_DIRECTORY_BYTES / 4000 + 1, "no more was kept");
     daemon.borrow_mut().tamper = Some(Box::new(|header, _| {
         let (kind, payload): (u32, &[u8]) = match header.kind == Op::DirectoryPart.number() {
             true => (header.kind, b"7\0name-without-end"),
