@@ -201,6 +201,15 @@ mod tests {
     }
 
     #[test]
+    fn a_kick_without_a_value_is_a_kick() {
+        let kicks = kicks::<1>();
+        kicks.ring(0, 2, None, || ());
+        let mut all = Vec::new();
+        kicks.take(0, |queue, value| all.push((queue, value)));
+        assert_eq!(all, [(2, None)]);
+    }
+
+    #[test]
     fn a_queue_that_does_not_exist_marks_nothing() {
         for (device, queue) in [(1, 0), (0, 3)] {
             kicks::<1>().ring(device, queue, Some(0), || panic!("told"));
