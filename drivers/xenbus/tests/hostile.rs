@@ -428,6 +428,31 @@ fn replies_in_any_order() {
     assert_eq!(client.poll(), None);
 }
 
+/// Whether its reply has come or not: it is forgotten, and no other is.
+#[test]
+fn requests_are_abandoned_one_by_one() {
+    for answered in [false, true] {
+        let mut client = Client::new();
+        let ids = [b"a\0", b"b\0"].map(|path| client.request(Op::Read, TxId::NONE, &[path]));
+        let [gone, kept] = ids.map(Result::unwrap);
+        let sent = client.output().to_vec();
+        let answers = [&sent[..], &sent[18..]].map(|request| {
+            let header = Header::decode(request).unwrap();
+            bytes(Header { len: 1, ..header }, b"v")
+        });
+        if !answered {
+            client.abandon(gone);
+        }
+        client.feed(&answers.concat()).unwrap();
+        if answered {
+            client.abandon(gone);
+        }
+        assert_eq!(client.counters().strays, u64::from(!answered));
+        assert_eq!(client.take_reply(gone), None);
+        assert_eq!(client.take_reply(kept), Some(Ok(b"v".to_vec())));
+    }
+}
+
 #[test]
 fn ring_wraps_and_fills() {
     let page = FakePage::new();
