@@ -302,6 +302,15 @@ fn decode_tells_strays_apart() {
         }),
         Err(Stray::Type(Kind::TimeOffset))
     );
+    for (size, width) in [
+        (1, Width::Byte),
+        (2, Width::Word),
+        (4, Width::Dword),
+        (8, Width::Qword),
+    ] {
+        let sized = Access::decode(&Ioreq { size, ..base });
+        assert!(matches!(sized, Ok(Access::Write { width: w, .. }) if w == width));
+    }
     let wide = Access::decode(&Ioreq {
         size: 1,
         data: u64::MAX,
