@@ -203,10 +203,12 @@ mod tests {
     #[test]
     fn a_kick_without_a_value_is_a_kick() {
         let kicks = kicks::<1>();
-        kicks.ring(0, 2, None, || ());
-        let mut all = Vec::new();
-        kicks.take(0, |queue, value| all.push((queue, value)));
-        assert_eq!(all, [(2, None)]);
+        for values in [&[None][..], &[None, Some(5)], &[Some(5), None]] {
+            values.iter().for_each(|v| kicks.ring(0, 2, *v, || ()));
+            let mut all = Vec::new();
+            kicks.take(0, |queue, value| all.push((queue, value)));
+            assert_eq!(all, [(2, None)], "{values:?}");
+        }
     }
 
     #[test]
