@@ -132,6 +132,7 @@ fn row39_lengths_that_are_no_sectors() {
 #[test]
 fn row39_read_only() {
     let (mut disk, mem) = (disk(true), memory());
+    assert!(disk.readonly() && !self::disk(false).readonly());
     mem.put(DATA, &[0xaa; 512]);
     for kind in [1, 11, 13] {
         assert_eq!(request(&mut disk, &mem, kind, 0, 512), IOERR);
@@ -320,13 +321,25 @@ impl Backend for Failing {
     }
 }
 
+/// What a back end was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Read,
+    Write,
+    Zeroes { unmap: bool },
+    Discard,
+    Flush,
+}
+
 /// A back end that checks nothing itself: it is asked only for what it has.
-struct Trusting;
+#[derive(Default)]
+struct Trusting(Vec<(Asked, u64, u64)>);
 
 impl Trusting {
-    fn check(offset: u64, len: u64) -> Result<(), BackendError> {
+    fn asked(&mut self, what: Asked, offset: u64, len: u64) -> Result<(), BackendError> {
         let end = offset.checked_add(len).expect("no end");
         assert!(end <= SECTORS * 512, "{offset:#x}, {len:#x} bytes");
+        self.0.push((what, offset, len));
         Ok(())
     }
 }
@@ -342,7 +355,7 @@ impl Backend for Trusting {
         offset: u64,
         into: Span<'_>,
     ) -> Result<(), BackendError> {
-        Self::check(offset, into.len())
+        self.asked(Asked::Read, offset, into.len())
     }
 
     fn write<M: GuestMemory + ?Sized>(
@@ -351,26 +364,67 @@ impl Backend for Trusting {
         offset: u64,
         from: Span<'_>,
     ) -> Result<(), BackendError> {
-        Self::check(offset, from.len())
+        self.asked(Asked::Write, offset, from.len())
     }
 
-    fn write_zeroes(&mut self, offset: u64, len: u64, _: bool) -> Result<(), BackendError> {
-        Self::check(offset, len)
+    fn write_zeroes(&mut self, offset: u64, len: u64, unmap: bool) -> Result<(), BackendError> {
+        self.asked(Asked::Zeroes { unmap }, offset, len)
     }
 
     fn discard(&mut self, offset: u64, len: u64) -> Result<(), BackendError> {
-        Self::check(offset, len)
+        self.asked(Asked::Discard, offset, len)
     }
 
     fn flush(&mut self) -> Result<(), BackendError> {
-        Ok(())
+        self.asked(Asked::Flush, 0, 0)
+    }
+}
+
+fn trusting() -> BlockDevice<Trusting> {
+    BlockDevice::new(Trusting::default(), Geometry::of_blocks(512), b"", false)
+}
+
+#[test]
+fn each_request_asks_the_back_end_for_one_thing() {
+    let (mut disk, mem) = (trusting(), memory());
+    assert_eq!(request(&mut disk, &mem, 0, 5, 512), OK);
+    assert_eq!(request(&mut disk, &mem, 1, 6, 1024), OK);
+    assert_eq!(request(&mut disk, &mem, 4, 0, 0), OK);
+    for (kind, flags) in [(11, 0), (13, 0), (13, 1)] {
+        let len = ranges(&mem, &[(7, 2, flags)]);
+        assert_eq!(request(&mut disk, &mem, kind, 0, len), OK);
+    }
+    assert_eq!(
+        disk.backend().0,
+        [
+            (Asked::Read, 5 * 512, 512),
+            (Asked::Write, 6 * 512, 1024),
+            (Asked::Flush, 0, 0),
+            (Asked::Discard, 7 * 512, 1024),
+            (Asked::Zeroes { unmap: false }, 7 * 512, 1024),
+            (Asked::Zeroes { unmap: true }, 7 * 512, 1024),
+        ]
+    );
+    let counters = disk.counters();
+    assert_eq!((counters.flushes, counters.zeroings), (1, 3));
+}
+
+#[test]
+fn queues_are_counted_from_one() {
+    for (asked, queues) in [(0, 1), (1, 1), (3, 3)] {
+        let disk = trusting().with_queues(asked);
+        assert_eq!(disk.queues(), queues);
+        let mut space = [0; 2];
+        disk.read_config(34, &mut space);
+        assert_eq!(u16::from_le_bytes(space), queues);
+        assert_eq!(disk.features().bits() & 1 << 12 != 0, queues > 1);
     }
 }
 
 #[test]
 fn row39_storage_is_not_asked_for_what_it_has_not() {
     let mem = memory();
-    let mut disk = BlockDevice::new(Trusting, Geometry::of_blocks(512), b"", false);
+    let mut disk = trusting();
     for sector in [
         SECTORS - 2,
         SECTORS - 1,
