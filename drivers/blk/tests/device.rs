@@ -176,6 +176,17 @@ fn discard_and_write_zeroes() {
             request(&mut disk, &mem, 0, sector, 512);
             assert_eq!(mem.get(DATA), [value; 512], "{kind}: sector {sector}");
         }
+        let most = ranges(
+            &mem,
+            &[(20, 1, 0), (21, 0, 0), (22, 1, 0), (23, 4096 - 23, 0)],
+        );
+        assert_eq!(request(&mut disk, &mem, kind, 0, most), IOERR);
+        let most = ranges(&mem, &[(20, 1, 0), (21, 0, 0), (22, 1, 0), (23, 41, 0)]);
+        assert_eq!(
+            request(&mut disk, &mem, kind, 0, most),
+            OK,
+            "as many as it says"
+        );
         let flagged = ranges(&mem, &[(20, 1, 1)]);
         let expected = if kind == 13 { OK } else { UNSUPP };
         assert_eq!(request(&mut disk, &mem, kind, 0, flagged), expected);
