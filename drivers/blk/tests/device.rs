@@ -343,21 +343,23 @@ enum Asked {
 }
 
 /// A back end that checks nothing itself: it is asked only for what it has.
-#[derive(Default)]
-struct Trusting(Vec<(Asked, u64, u64)>);
+struct Trusting {
+    sectors: u64,
+    asked: Vec<(Asked, u64, u64)>,
+}
 
 impl Trusting {
     fn asked(&mut self, what: Asked, offset: u64, len: u64) -> Result<(), BackendError> {
         let end = offset.checked_add(len).expect("no end");
-        assert!(end <= SECTORS * 512, "{offset:#x}, {len:#x} bytes");
-        self.0.push((what, offset, len));
+        assert!(end <= self.sectors * 512, "{offset:#x}, {len:#x} bytes");
+        self.asked.push((what, offset, len));
         Ok(())
     }
 }
 
 impl Backend for Trusting {
     fn sectors(&self) -> u64 {
-        SECTORS
+        self.sectors
     }
 
     fn read<M: GuestMemory + ?Sized>(
@@ -391,13 +393,15 @@ impl Backend for Trusting {
     }
 }
 
-fn trusting() -> BlockDevice<Trusting> {
-    BlockDevice::new(Trusting::default(), Geometry::of_blocks(512), b"", false)
+fn trusting(sectors: u64) -> BlockDevice<Trusting> {
+    let asked = Vec::new();
+    let backend = Trusting { sectors, asked };
+    BlockDevice::new(backend, Geometry::of_blocks(512), b"", false)
 }
 
 #[test]
 fn each_request_asks_the_back_end_for_one_thing() {
-    let (mut disk, mem) = (trusting(), memory());
+    let (mut disk, mem) = (trusting(SECTORS), memory());
     assert_eq!(request(&mut disk, &mem, 0, 5, 512), OK);
     assert_eq!(request(&mut disk, &mem, 1, 6, 1024), OK);
     assert_eq!(request(&mut disk, &mem, 4, 0, 0), OK);
@@ -406,7 +410,7 @@ fn each_request_asks_the_back_end_for_one_thing() {
         assert_eq!(request(&mut disk, &mem, kind, 0, len), OK);
     }
     assert_eq!(
-        disk.backend().0,
+        disk.backend().asked,
         [
             (Asked::Read, 5 * 512, 512),
             (Asked::Write, 6 * 512, 1024),
@@ -420,10 +424,31 @@ fn each_request_asks_the_back_end_for_one_thing() {
     assert_eq!((counters.flushes, counters.zeroings), (1, 3));
 }
 
+/// The work of one request is bounded, however large the disk is.
+#[test]
+fn row39_ranges_longer_than_what_is_served_at_once() {
+    let (mut disk, mem) = (trusting(1 << 20), memory());
+    for kind in [11, 13] {
+        for (sectors, expected) in [(4096, OK), (4097, IOERR), (1 << 19, IOERR)] {
+            let len = ranges(&mem, &[(0, sectors, 0)]);
+            assert_eq!(request(&mut disk, &mem, kind, 0, len), expected);
+        }
+    }
+}
+
+#[test]
+fn what_is_offered() {
+    // SEG_MAX, BLK_SIZE, FLUSH, TOPOLOGY; DISCARD, WRITE_ZEROES or RO; IN_ORDER.
+    let always = 1 << 2 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 35;
+    let writable = disk(false).features().bits();
+    assert_eq!(writable, always | 1 << 13 | 1 << 14);
+    assert_eq!(disk(true).features().bits(), always | 1 << 5);
+}
+
 #[test]
 fn queues_are_counted_from_one() {
     for (asked, queues) in [(0, 1), (1, 1), (3, 3)] {
-        let disk = trusting().with_queues(asked);
+        let disk = trusting(1).with_queues(asked);
         assert_eq!(disk.queues(), queues);
         let mut space = [0; 2];
         disk.read_config(34, &mut space);
@@ -435,7 +460,7 @@ fn queues_are_counted_from_one() {
 #[test]
 fn row39_storage_is_not_asked_for_what_it_has_not() {
     let mem = memory();
-    let mut disk = trusting();
+    let mut disk = trusting(SECTORS);
     for sector in [
         SECTORS - 2,
         SECTORS - 1,
