@@ -132,6 +132,7 @@ fn row39_lengths_that_are_no_sectors() {
 #[test]
 fn row39_read_only() {
     let (mut disk, mem) = (disk(true), memory());
+    assert!(disk.readonly() && !self::disk(false).readonly());
     mem.put(DATA, &[0xaa; 512]);
     for kind in [1, 11, 13] {
         assert_eq!(request(&mut disk, &mem, kind, 0, 512), IOERR);
@@ -175,6 +176,17 @@ fn discard_and_write_zeroes() {
             request(&mut disk, &mem, 0, sector, 512);
             assert_eq!(mem.get(DATA), [value; 512], "{kind}: sector {sector}");
         }
+        let most = ranges(
+            &mem,
+            &[(20, 1, 0), (21, 0, 0), (22, 1, 0), (23, 4096 - 23, 0)],
+        );
+        assert_eq!(request(&mut disk, &mem, kind, 0, most), IOERR);
+        let most = ranges(&mem, &[(20, 1, 0), (21, 0, 0), (22, 1, 0), (23, 41, 0)]);
+        assert_eq!(
+            request(&mut disk, &mem, kind, 0, most),
+            OK,
+            "as many as it says"
+        );
         let flagged = ranges(&mem, &[(20, 1, 1)]);
         let expected = if kind == 13 { OK } else { UNSUPP };
         assert_eq!(request(&mut disk, &mem, kind, 0, flagged), expected);
@@ -317,6 +329,154 @@ impl Backend for Failing {
 
     fn flush(&mut self) -> Result<(), BackendError> {
         Err(BackendError::Io)
+    }
+}
+
+/// What a back end was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Read,
+    Write,
+    Zeroes { unmap: bool },
+    Discard,
+    Flush,
+}
+
+/// A back end that checks nothing itself: it is asked only for what it has.
+struct Trusting {
+    sectors: u64,
+    asked: Vec<(Asked, u64, u64)>,
+}
+
+impl Trusting {
+    fn asked(&mut self, what: Asked, offset: u64, len: u64) -> Result<(), BackendError> {
+        let end = offset.checked_add(len).expect("no end");
+        assert!(end <= self.sectors * 512, "{offset:#x}, {len:#x} bytes");
+        self.asked.push((what, offset, len));
+        Ok(())
+    }
+}
+
+impl Backend for Trusting {
+    fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    fn read<M: GuestMemory + ?Sized>(
+        &mut self,
+        _: &M,
+        offset: u64,
+        into: Span<'_>,
+    ) -> Result<(), BackendError> {
+        self.asked(Asked::Read, offset, into.len())
+    }
+
+    fn write<M: GuestMemory + ?Sized>(
+        &mut self,
+        _: &M,
+        offset: u64,
+        from: Span<'_>,
+    ) -> Result<(), BackendError> {
+        self.asked(Asked::Write, offset, from.len())
+    }
+
+    fn write_zeroes(&mut self, offset: u64, len: u64, unmap: bool) -> Result<(), BackendError> {
+        self.asked(Asked::Zeroes { unmap }, offset, len)
+    }
+
+    fn discard(&mut self, offset: u64, len: u64) -> Result<(), BackendError> {
+        self.asked(Asked::Discard, offset, len)
+    }
+
+    fn flush(&mut self) -> Result<(), BackendError> {
+        self.asked(Asked::Flush, 0, 0)
+    }
+}
+
+fn trusting(sectors: u64) -> BlockDevice<Trusting> {
+    let asked = Vec::new();
+    let backend = Trusting { sectors, asked };
+    BlockDevice::new(backend, Geometry::of_blocks(512), b"", false)
+}
+
+#[test]
+fn each_request_asks_the_back_end_for_one_thing() {
+    let (mut disk, mem) = (trusting(SECTORS), memory());
+    assert_eq!(request(&mut disk, &mem, 0, 5, 512), OK);
+    assert_eq!(request(&mut disk, &mem, 1, 6, 1024), OK);
+    assert_eq!(request(&mut disk, &mem, 4, 0, 0), OK);
+    for (kind, flags) in [(11, 0), (13, 0), (13, 1)] {
+        let len = ranges(&mem, &[(7, 2, flags)]);
+        assert_eq!(request(&mut disk, &mem, kind, 0, len), OK);
+    }
+    assert_eq!(
+        disk.backend().asked,
+        [
+            (Asked::Read, 5 * 512, 512),
+            (Asked::Write, 6 * 512, 1024),
+            (Asked::Flush, 0, 0),
+            (Asked::Discard, 7 * 512, 1024),
+            (Asked::Zeroes { unmap: false }, 7 * 512, 1024),
+            (Asked::Zeroes { unmap: true }, 7 * 512, 1024),
+        ]
+    );
+    let counters = disk.counters();
+    assert_eq!((counters.flushes, counters.zeroings), (1, 3));
+}
+
+/// The work of one request is bounded, however large the disk is.
+#[test]
+fn row39_ranges_longer_than_what_is_served_at_once() {
+    let (mut disk, mem) = (trusting(1 << 20), memory());
+    for kind in [11, 13] {
+        for (sectors, expected) in [(4096, OK), (4097, IOERR), (1 << 19, IOERR)] {
+            let len = ranges(&mem, &[(0, sectors, 0)]);
+            assert_eq!(request(&mut disk, &mem, kind, 0, len), expected);
+        }
+    }
+}
+
+#[test]
+fn what_is_offered() {
+    // SEG_MAX, BLK_SIZE, FLUSH, TOPOLOGY; DISCARD, WRITE_ZEROES or RO; IN_ORDER.
+    let always = 1 << 2 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 35;
+    let writable = disk(false).features().bits();
+    assert_eq!(writable, always | 1 << 13 | 1 << 14);
+    assert_eq!(disk(true).features().bits(), always | 1 << 5);
+}
+
+#[test]
+fn queues_are_counted_from_one() {
+    for (asked, queues) in [(0, 1), (1, 1), (3, 3)] {
+        let disk = trusting(1).with_queues(asked);
+        assert_eq!(disk.queues(), queues);
+        let mut space = [0; 2];
+        disk.read_config(34, &mut space);
+        assert_eq!(u16::from_le_bytes(space), queues);
+        assert_eq!(disk.features().bits() & 1 << 12 != 0, queues > 1);
+    }
+}
+
+#[test]
+fn row39_storage_is_not_asked_for_what_it_has_not() {
+    let mem = memory();
+    let mut disk = trusting(SECTORS);
+    for sector in [
+        SECTORS - 2,
+        SECTORS - 1,
+        SECTORS,
+        1 << 55,
+        u64::MAX - 1,
+        u64::MAX,
+    ] {
+        let expected = if sector == SECTORS - 2 { OK } else { IOERR };
+        for kind in [0, 1] {
+            assert_eq!(request(&mut disk, &mem, kind, sector, 1024), expected);
+        }
+        for kind in [11, 13] {
+            let len = ranges(&mem, &[(sector, 2, 0)]);
+            assert_eq!(request(&mut disk, &mem, kind, 0, len), expected);
+        }
     }
 }
 

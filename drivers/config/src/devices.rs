@@ -127,6 +127,7 @@ mod tests {
         assert_eq!(devices.module(), SlotIndex::new(0));
         assert_eq!(devices.ram_bytes(), Some(3 << 20));
         assert_eq!((devices.len(), devices.is_empty()), (3, false));
+        assert!(parse(&[]).unwrap().is_empty());
     }
 
     #[test]

@@ -106,18 +106,6 @@ impl Kind {
             other => Kind::Unknown(other),
         }
     }
-
-    /// The number of the type.
-    pub const fn to_byte(self) -> u8 {
-        match self {
-            Kind::Pio => 0,
-            Kind::Copy => 1,
-            Kind::PciConfig => 2,
-            Kind::TimeOffset => 7,
-            Kind::Invalidate => 8,
-            Kind::Unknown(byte) => byte,
-        }
-    }
 }
 
 /// A private copy of one slot.

@@ -215,6 +215,7 @@ fn unknown_on_deassign() {
         Err(DoorbellError::NoDevice)
     );
     registry.assign(&doorbell(0x50)).unwrap();
+    assert!(!registry.is_empty());
     let other = Doorbell {
         matching: Match::Queue(1),
         ..doorbell(0x50)
@@ -294,6 +295,55 @@ fn full_is_said_and_changes_nothing() {
     assert_eq!(registry.assign(&doorbell(0x8000)), Err(DoorbellError::Full));
     assert_eq!(registry.len(), registry.capacity());
     assert!((0..4).all(|n| rings(&registry, Space::Memory, n * 0x1000, Width::Dword, 0)));
+}
+
+/// Four doorbells in eight cells: their probe runs touch and go around the end. Whatever is taken out, in every order, the
+/// others are found.
+#[test]
+fn taking_one_out_hides_no_other() {
+    for start in 0..100 {
+        let all = [0, 1, 2, 3].map(|n| doorbell((start * 4 + n) * 0x200));
+        for order in 0..24 {
+            let mut registry = Registry::<8>::new(None);
+            for each in &all {
+                assert_eq!(registry.assign(each), Ok(()));
+            }
+            let mut left = all.to_vec();
+            for choices in [4, 3, 2, 1] {
+                let gone = left.remove(order % choices);
+                assert!(registry.deassign(&gone).is_ok());
+                for each in &all {
+                    let found = rings(&registry, Space::Memory, each.addr, Width::Dword, 0);
+                    assert_eq!(found, left.contains(each), "{each:?} after {gone:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Shapes of key that no doorbell has are not looked for.
+#[test]
+fn a_lonely_doorbell_costs_one_probe() {
+    assert_eq!(cost_of_one(None), 0);
+    for width in [DoorbellWidth::Exactly(Width::Dword), DoorbellWidth::Any] {
+        for matching in [Match::Queue(3), Match::Any] {
+            let one = Doorbell {
+                width,
+                matching,
+                ..doorbell(0x50)
+            };
+            assert_eq!(cost_of_one(Some(one)), 1, "{one:?}");
+        }
+    }
+}
+
+/// What a write of 3 costs with this doorbell only.
+fn cost_of_one(doorbell: Option<Doorbell>) -> u32 {
+    let mut registry = Registry::<8>::new(None);
+    if let Some(doorbell) = doorbell {
+        registry.assign(&doorbell).unwrap();
+    }
+    registry.lookup(Space::Memory, 0x50, Width::Dword, 3).probes
 }
 
 /// The cost of a match does not grow with the number of doorbells: windows at the distances that device models use.

@@ -6,8 +6,8 @@ use vd_ioreq::rep::{GuestRam, RamFault, RegisterBus, Rep, RepData};
 use vd_ioreq::slot::{Control, Ioreq, Kind, State};
 use vd_ioreq::test_util::{FakePage, Request};
 use vd_ioreq::{
-    Access, CompleteError, Direction, DomId, Doorbell, DoorbellWidth, Engine, EvtchnPort, Match,
-    Outcome, Recipient, SlotIndex, SlotPage, Space, Width, answer_all,
+    Access, CompleteError, Counters, Direction, DomId, Doorbell, DoorbellWidth, Engine, EvtchnPort,
+    Match, Outcome, Recipient, SlotIndex, SlotPage, Space, Width, answer_all,
 };
 
 const WINDOW: u64 = 0xfea0_0000;
@@ -61,6 +61,16 @@ fn layout_is_that_of_the_public_header() {
     assert!(request.control.data_is_ptr() && request.control.df());
     assert_eq!(request.control.dir(), Direction::Read);
     assert_eq!(request.kind, Kind::Invalidate);
+    for (byte, kind) in [
+        (0, Kind::Pio),
+        (1, Kind::Copy),
+        (2, Kind::PciConfig),
+        (7, Kind::TimeOffset),
+        (8, Kind::Invalidate),
+        (9, Kind::Unknown(9)),
+    ] {
+        assert_eq!(Kind::from_byte(byte), kind);
+    }
 }
 
 #[test]
@@ -292,6 +302,15 @@ fn decode_tells_strays_apart() {
         }),
         Err(Stray::Type(Kind::TimeOffset))
     );
+    for (size, width) in [
+        (1, Width::Byte),
+        (2, Width::Word),
+        (4, Width::Dword),
+        (8, Width::Qword),
+    ] {
+        let sized = Access::decode(&Ioreq { size, ..base });
+        assert!(matches!(sized, Ok(Access::Write { width: w, .. }) if w == width));
+    }
     let wide = Access::decode(&Ioreq {
         size: 1,
         data: u64::MAX,
@@ -587,6 +606,23 @@ fn row22_the_main_loop_takes_turns() {
     assert_eq!(served, [1, 2, 3, 1, 2, 3]);
 }
 
+/// Case 22: an upcall counts once, however many slots it stands for; each of them is handed out once.
+#[test]
+fn row22_one_upcall_for_several_slots() {
+    let (mut engine, page) = (engine(), FakePage::new(128));
+    for n in [0, 5, 127] {
+        page.post(slot(n), &Request::read(WINDOW, 4));
+    }
+    engine.count_upcall();
+    engine.scan(&page, |_, outcome| assert_eq!(outcome, Outcome::Deferred));
+    assert_eq!((engine.counters().upcalls, engine.waiting()), (1, 3));
+    let served: Vec<_> = std::iter::from_fn(|| engine.next_pending())
+        .map(|(ticket, _)| ticket.slot().0)
+        .take(4)
+        .collect();
+    assert_eq!(served, [0, 5, 127]);
+}
+
 /// Case 23: INVALIDATE is not answered before the main loop has dropped the mappings.
 #[test]
 fn row23_invalidate_waits_for_the_main_loop() {
@@ -698,6 +734,8 @@ fn row25_ports_that_come_go_and_change() {
         }
     ));
     assert_eq!(table.check(&page, slot(0)), PortCheck::Unchanged);
+    assert_eq!(table.local(slot(0)), Some(EvtchnPort(20)));
+    assert_eq!(table.local(slot(1)), None);
     page.set_vp_eport(slot(1), 9);
     assert_eq!(
         table.check(&page, slot(1)),
@@ -806,6 +844,34 @@ fn forgetting_leaves_nothing_pending() {
     assert_eq!(engine.counters().abandoned, 2);
 }
 
+#[test]
+fn every_counter_is_reported_under_its_name() {
+    let counters = Counters {
+        upcalls: 1,
+        doorbells: 2,
+        register_reads: 3,
+        register_writes: 4,
+        reps: 5,
+        invalidates: 6,
+        strays: 7,
+        spurious: 8,
+        answered: 9,
+        abandoned: 10,
+        posted_doorbells: 11,
+    };
+    // The names are those of the fields, in the order in which an engine counts.
+    let debug = format!("{counters:?}").replace('_', "-");
+    let named = counters.named();
+    for (name, value) in named {
+        assert!(debug.contains(&format!(" {name}: {value}")), "{name}");
+    }
+    assert_eq!(
+        named.map(|(_, value)| value),
+        core::array::from_fn(|n| n as u64 + 1)
+    );
+    assert_eq!(counters.taken(), 2 + 3 + 4 + 5 + 6 + 7);
+}
+
 /// Case 33: with only the page, every vCPU that waits is let go.
 #[test]
 fn row33_answer_all_needs_only_the_page() {
@@ -825,6 +891,7 @@ fn row33_answer_all_needs_only_the_page() {
     page.set_control(slot(20), State::RespReady as u8);
     page.set_control(slot(21), 0x0f);
     let answered = answer_all(&page);
+    assert!(!answered.is_empty());
     assert_eq!(
         answered.iter().map(|s| s.0).collect::<Vec<_>>(),
         [0, 9, 10, 127]

@@ -238,6 +238,9 @@ fn row15_queue_registers_of_a_ready_queue_and_of_a_running_device() {
     assert_eq!(rig.read(0x44), 0, "only 1 makes it ready");
     rig.write(0x44, 1);
     let before = rig.bad();
+    rig.write(0x44, 1);
+    assert_eq!(rig.bad(), before + 1, "it is ready already");
+    let before = rig.bad();
     for offset in [0x38, 0x80, 0x84, 0x90, 0x94, 0xa0, 0xa4] {
         rig.write(offset, 0x5555_5555);
     }
@@ -649,7 +652,8 @@ fn row08_two_queues_on_one_ring() {
     rig.rings[1] = rig.rings[0];
     rig.set_up();
     rig.mem.take_written();
-    for round in 0..4 {
+    // Twice round the ring, and more.
+    for round in 0..10 {
         rig.offer(0, round % 2);
         rig.write(0x50, 0);
         rig.write(0x50, 1);

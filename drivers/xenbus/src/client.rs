@@ -264,3 +264,30 @@ fn parse_watch(payload: &[u8]) -> Option<WatchEvent> {
     let fits = !path.is_empty() && path.len() <= wire::ABS_PATH_MAX;
     fits.then_some(WatchEvent { path, token })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(client: &mut Client) -> u32 {
+        client.request(Op::Read, TxId::NONE, &[b"a\0"]).unwrap().0
+    }
+
+    /// After 2^32 requests identifiers come again, but not those of requests under way, nor of replies that wait.
+    #[test]
+    fn identifiers_go_round() {
+        let mut client = Client::new();
+        assert_eq!([(); 3].map(|()| request(&mut client)), [1, 2, 3]);
+        let answer = Header {
+            kind: Op::Read.number(),
+            req_id: 2,
+            tx_id: TxId::NONE,
+            len: 0,
+        };
+        client.feed(&answer.encode()).unwrap();
+        client.abandon(ReqId(3));
+        client.last_id = u32::MAX - 1;
+        assert_eq!(request(&mut client), u32::MAX);
+        assert_eq!(request(&mut client), 3, "0, 1 and 2 cannot be had");
+    }
+}

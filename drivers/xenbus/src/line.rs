@@ -114,8 +114,7 @@ impl<const N: usize> LineEditor<N> {
                 self.escape = Escape::No;
                 return true;
             }
-            (Escape::No, _) => return false,
-            // A control byte is no part of a sequence: it counts for itself.
+            // Outside of a sequence; and a control byte is no part of one: it counts for itself.
             _ => {
                 self.escape = Escape::No;
                 return false;

@@ -21,21 +21,6 @@ pub trait SharedPage {
     fn write_bytes(&self, offset: usize, from: &[u8]);
 }
 
-impl<P: SharedPage + ?Sized> SharedPage for &P {
-    fn load_u32(&self, offset: usize) -> u32 {
-        (**self).load_u32(offset)
-    }
-    fn store_u32(&self, offset: usize, value: u32) {
-        (**self).store_u32(offset, value);
-    }
-    fn read_bytes(&self, offset: usize, into: &mut [u8]) {
-        (**self).read_bytes(offset, into);
-    }
-    fn write_bytes(&self, offset: usize, from: &[u8]) {
-        (**self).write_bytes(offset, from);
-    }
-}
-
 /// Where a ring is on its page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingLayout {

@@ -10,6 +10,7 @@ use vd_xenbus::ring::{
     SERVER_FEATURE_RECONNECTION, SharedPage, XENSTORE_ERROR, XENSTORE_REQ, XENSTORE_RSP,
     XENSTORE_SERVER_FEATURES,
 };
+use vd_xenbus::store::MAX_DIRECTORY_BYTES;
 use vd_xenbus::test_util::{FakePage, FakeSignal, FakeXenstored, Tamper};
 use vd_xenbus::wire::Header;
 use vd_xenbus::{Error, Event, Op, RingTransport, TxId, Violation, Xenstore, XsError};
@@ -223,6 +224,9 @@ fn row37_directory_parts_that_never_end() {
         store.directory("a"),
         Err(Error::TooLarge { path: "a".into() })
     );
+    let seen = daemon.borrow().seen.clone();
+    let parts = seen.iter().filter(|op| **op == Op::DirectoryPart).count();
+    assert_eq!(parts, MAX_DIRECTORY_BYTES / 4000 + 1, "no more was kept");
     daemon.borrow_mut().tamper = Some(Box::new(|header, _| {
         let (kind, payload): (u32, &[u8]) = match header.kind == Op::DirectoryPart.number() {
             true => (header.kind, b"7\0name-without-end"),
@@ -422,6 +426,31 @@ fn replies_in_any_order() {
     );
     assert_eq!(client.take_reply(first), Some(Ok(b"v".to_vec())));
     assert_eq!(client.poll(), None);
+}
+
+/// Whether its reply has come or not: it is forgotten, and no other is.
+#[test]
+fn requests_are_abandoned_one_by_one() {
+    for answered in [false, true] {
+        let mut client = Client::new();
+        let ids = [b"a\0", b"b\0"].map(|path| client.request(Op::Read, TxId::NONE, &[path]));
+        let [gone, kept] = ids.map(Result::unwrap);
+        let sent = client.output().to_vec();
+        let answers = [&sent[..], &sent[18..]].map(|request| {
+            let header = Header::decode(request).unwrap();
+            bytes(Header { len: 1, ..header }, b"v")
+        });
+        if !answered {
+            client.abandon(gone);
+        }
+        client.feed(&answers.concat()).unwrap();
+        if answered {
+            client.abandon(gone);
+        }
+        assert_eq!(client.counters().strays, u64::from(!answered));
+        assert_eq!(client.take_reply(gone), None);
+        assert_eq!(client.take_reply(kept), Some(Ok(b"v".to_vec())));
+    }
 }
 
 #[test]

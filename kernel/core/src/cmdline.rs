@@ -98,6 +98,20 @@ mod tests {
     }
 
     #[test]
+    fn every_level_has_a_name() {
+        for (name, level) in [
+            ("off", LogLevel::Off),
+            ("error", LogLevel::Error),
+            ("warn", LogLevel::Warn),
+            ("info", LogLevel::Info),
+            ("debug", LogLevel::Debug),
+            ("trace", LogLevel::Trace),
+        ] {
+            assert_eq!(LogLevel::named(name), Some(level));
+        }
+    }
+
+    #[test]
     fn the_last_level_wins() {
         assert_eq!(parsed(b"log=warn  log=trace").0.log, LogLevel::Trace);
     }

@@ -135,11 +135,14 @@ mod tests {
         ("commit", "1"),
     ];
 
-    /// Reads a description with some nodes changed; an empty name changes nothing, `None` takes a node away.
-    fn read_with(changes: &[(&str, Option<&[u8]>)]) -> Result<Description, String> {
+    const HOME: &str = "/local/domain/5/virtio-domain";
+
+    type Daemon = Rc<RefCell<FakeXenstored>>;
+    type Store = Xenstore<RingTransport<Rc<FakePage>, FakeSignal>>;
+
+    fn store_with(changes: &[(&str, Option<&[u8]>)]) -> (Daemon, Store) {
         let page = Rc::new(FakePage::new());
         let daemon = Rc::new(RefCell::new(FakeXenstored::new(page.clone(), 5)));
-        let home = "/local/domain/5/virtio-domain";
         for (key, value) in GOOD {
             if !changes
                 .iter()
@@ -147,18 +150,46 @@ mod tests {
             {
                 daemon
                     .borrow_mut()
-                    .set(&format!("{home}/{key}"), value.as_bytes());
+                    .set(&format!("{HOME}/{key}"), value.as_bytes());
             }
         }
         for (key, value) in changes {
             if let Some(value) = value {
-                daemon.borrow_mut().set(&format!("{home}/{key}"), value);
+                daemon.borrow_mut().set(&format!("{HOME}/{key}"), value);
             }
         }
         let signal = FakeSignal::new(daemon.clone());
-        let mut store = Xenstore::new(RingTransport::attach(page, signal));
+        (daemon, Xenstore::new(RingTransport::attach(page, signal)))
+    }
+
+    /// Reads a description with some nodes changed; `None` takes a node away.
+    fn read_with(changes: &[(&str, Option<&[u8]>)]) -> Result<Description, String> {
+        let (_, mut store) = store_with(changes);
         assert_eq!(is_committed(&mut store), Ok(true));
         read(&mut store)
+    }
+
+    #[test]
+    fn a_description_that_is_not_complete() {
+        for value in [None, Some(&b""[..]), Some(b"0"), Some(b"2")] {
+            let (_, mut store) = store_with(&[("commit", value)]);
+            assert_eq!(is_committed(&mut store), Ok(false), "{value:?}");
+        }
+    }
+
+    /// What may not be read is not taken for something that was left out, such as `readonly`.
+    #[test]
+    fn row37_nodes_that_may_not_be_read() {
+        for key in ["commit", "device", "device/0/readonly"] {
+            let (daemon, mut store) = store_with(&[]);
+            daemon.borrow_mut().forbidden.push(format!("{HOME}/{key}"));
+            let refused = if key == "commit" {
+                is_committed(&mut store).unwrap_err().to_string()
+            } else {
+                read(&mut store).unwrap_err()
+            };
+            assert!(refused.contains("EACCES"), "{refused}");
+        }
     }
 
     #[test]

@@ -201,6 +201,17 @@ mod tests {
     }
 
     #[test]
+    fn a_kick_without_a_value_is_a_kick() {
+        let kicks = kicks::<1>();
+        for values in [&[None][..], &[None, Some(5)], &[Some(5), None]] {
+            values.iter().for_each(|v| kicks.ring(0, 2, *v, || ()));
+            let mut all = Vec::new();
+            kicks.take(0, |queue, value| all.push((queue, value)));
+            assert_eq!(all, [(2, None)], "{values:?}");
+        }
+    }
+
+    #[test]
     fn a_queue_that_does_not_exist_marks_nothing() {
         for (device, queue) in [(1, 0), (0, 3)] {
             kicks::<1>().ring(device, queue, Some(0), || panic!("told"));

@@ -38,7 +38,8 @@ fn all_keys_are_understood() {
     assert_eq!(device.block_size(), BlockSize::B4096);
     assert_eq!((device.queues(), device.queue_size()), (4, 1024));
     let (_, device) =
-        parse("type=blk,backend=module,interrupt=msi,doorbell=event-channel").unwrap();
+        parse("type=blk,backend=module,packed=0,interrupt=msi,doorbell=event-channel").unwrap();
+    assert!(!device.packed());
     assert_eq!(device.interrupt(TargetType::Pvh), Interrupt::Msi);
     assert_eq!(device.doorbell(), Doorbell::EventChannel);
 }
@@ -51,6 +52,7 @@ fn optional_keys_have_defaults() {
     assert_eq!((device.serial(), device.readonly()), (None, false));
     assert_eq!(device.block_size(), BlockSize::B512);
     assert_eq!((device.queues(), device.queue_size()), (1, 256));
+    assert!(device.packed());
     assert_eq!(device.doorbell(), Doorbell::Mmio);
     for guest in TargetType::ALL {
         assert_eq!(device.interrupt(guest), Interrupt::default_for(guest));

@@ -273,6 +273,22 @@ fn row11_descriptors_change_underfoot() {
     }
 }
 
+/// The flags that said that the buffer is there are those that count, although the rest is read after them.
+#[test]
+fn row11_flags_are_read_once() {
+    let mut rig = rig(8, Features::empty());
+    rig.offer(5, &[(DATA, 16, 0)]);
+    let (start, flags) = (rig.mem.reads(), rig.ring.ring as usize + 14);
+    rig.mem.interfere(move |n, bytes| {
+        if n == start + 1 {
+            bytes[flags] |= WRITE as u8;
+        }
+    });
+    assert!(matches!(rig.pop(), Ok(Some(_))));
+    assert_eq!(rig.chain.readable().len(), 16);
+    assert!(rig.chain.writable().is_empty());
+}
+
 #[test]
 fn row13_row14_sizes_and_addresses() {
     let mem = FakeMemory::new(0x1_0000).hole(0x8000..0x8001);

@@ -6,6 +6,7 @@ use std::prelude::v1::*;
 
 use vd_xenbus::RingTransport;
 use vd_xenbus::test_util::{FakePage, FakeSignal, FakeXenstored};
+use vd_xenbus::wire::{Header, Op};
 
 use super::*;
 
@@ -97,6 +98,7 @@ fn connecting_closing_and_starting_over() {
     );
     bench.link.connected(&mut bench.store).unwrap();
     assert_eq!(bench.ours("state").as_deref(), Some("4"));
+    assert_eq!(bench.link.state(), BusState::Connected);
     bench.guest("state", "4");
     assert_eq!(bench.look(), Ok(Step::Nothing));
     // What it writes now is too late.
@@ -113,6 +115,19 @@ fn connecting_closing_and_starting_over() {
     assert_eq!(bench.ours("state").as_deref(), Some("2"));
     bench.guest("event-channel", "12");
     assert_eq!(bench.initialised(), Ok(Step::Connect(answer)));
+}
+
+#[test]
+fn a_driver_that_closes_before_it_has_connected() {
+    for state in ["5", "6"] {
+        let mut bench = Bench::new(Interrupt::EventChannel, Doorbell::Mmio);
+        bench.guest("state", state);
+        assert_eq!(bench.look(), Ok(Step::Nothing), "nothing was bound");
+        assert_eq!(bench.ours("state").as_deref(), Some("6"));
+        bench.guest("state", "1");
+        assert_eq!(bench.look(), Ok(Step::Nothing));
+        assert_eq!(bench.ours("state").as_deref(), Some("2"), "offered anew");
+    }
 }
 
 /// The watch fires once for both: whoever looks has to look again.
@@ -216,6 +231,36 @@ fn row37_what_a_guest_writes_is_checked_and_refused_until_it_starts_over() {
     bench.guest("msi-data", "64");
     bench.guest("doorbell-event-channel-0", "x");
     assert!(matches!(bench.initialised(), Err(Trouble::Guest(_))));
+}
+
+/// Only what is missing means "no such doorbell", and only a directory that is gone means "no front end": when xenstore
+/// fails, nobody is disconnected.
+#[test]
+fn row37_other_errors_of_xenstore_are_told() {
+    let mut bench = Bench::new(Interrupt::EventChannel, Doorbell::EventChannel);
+    bench.guest("event-channel", "4");
+    bench.guest("doorbell-event-channel-0", "5");
+    let doorbell = format!("{FRONTEND}/doorbell-event-channel-0");
+    bench.daemon.borrow_mut().forbidden.push(doorbell);
+    assert!(matches!(bench.initialised(), Err(Trouble::Store(_))));
+
+    let mut bench = Bench::new(Interrupt::EventChannel, Doorbell::Mmio);
+    bench.guest("event-channel", "4");
+    bench.initialised().unwrap();
+    bench.link.connected(&mut bench.store).unwrap();
+    bench.daemon.borrow_mut().tamper = Some(Box::new(|header, _| {
+        let failed = b"EIO\0";
+        let header = Header {
+            kind: Op::Error.number(),
+            len: 4,
+            ..header
+        };
+        [&header.encode()[..], failed].concat()
+    }));
+    assert!(matches!(bench.look(), Err(Trouble::Store(_))));
+    assert_eq!(bench.link.state(), BusState::Connected);
+    bench.daemon.borrow_mut().tamper = None;
+    assert_eq!(bench.look(), Ok(Step::Nothing), "and all is well");
 }
 
 #[test]
