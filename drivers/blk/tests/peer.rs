@@ -1,9 +1,7 @@
 //! An independent driver, the crate `virtio-drivers`, on the disk: from the first register to the last byte.
 
-mod common;
-
-use common::{Registers, TestHal, noise};
 use vd_blk::{BlockDevice, Geometry, RamDisk};
+use vd_peer::{Registers, TestHal, noise};
 use virtio_drivers::Error;
 use virtio_drivers::device::blk::VirtIOBlk;
 

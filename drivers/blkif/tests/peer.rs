@@ -1,17 +1,14 @@
 //! An independent driver, the crate `virtio-drivers`, on a disk that a back end serves: also while that goes and comes
 //! back.
 
-#[path = "../../blk/tests/common/mod.rs"]
-mod driver;
-
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use driver::{Registers, TestHal, noise};
 use vd_blk::{AsyncBlockDevice, Room};
 use vd_blkif::nodes::{Offer, Properties};
 use vd_blkif::test_util::{Cut, FakeBackend, FakePlatform};
 use vd_blkif::{Config, Disk};
+use vd_peer::{Registers, TestHal, noise};
 use virtio_drivers::Error;
 use virtio_drivers::device::blk::VirtIOBlk;
 
