@@ -157,7 +157,7 @@ impl<'a> Span<'a> {
     }
 
     /// The pieces, in order: where, and how many bytes.
-    pub fn pieces(self) -> impl Iterator<Item = (Gpa, usize)> + 'a {
+    pub fn pieces(self) -> impl Iterator<Item = (Gpa, usize)> + Clone + 'a {
         let mut skip = self.skip;
         let mut left = self.len;
         self.segments.iter().map_while(move |segment| {
