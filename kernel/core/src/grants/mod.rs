@@ -303,6 +303,8 @@ fn add(counter: &mut u64, more: u64) {
 }
 
 #[cfg(test)]
+mod device_tests;
+#[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod tests;
