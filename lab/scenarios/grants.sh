@@ -33,7 +33,7 @@ of() { grep -a "^paired: .* slot=$1 " "$(console granting)" | sed -n "s/.* $2=\(
 step "a PVH guest that grants its memory"
 rm -f "$(console granting)" "$(console granting-vd)"
 config=/root/granting.cfg
-sed -e 's/^name = .*/name = "granting"/' -e 's/^cmdline = .*/cmdline = "run=console log=warn memory=grants"/' \
+sed -e 's/^name = .*/name = "granting"/' -e 's/^cmdline = .*/cmdline = "run=console log=warn memory=grants step=1"/' \
     -e '/"slot=[3-57]/d' -e 's/\(doorbell=[a-z-]*\)/memory=grants,\1/' /root/examples/paired.cfg >"$config"
 grep slot= "$config"
 expect_ok vdom create "$config"
@@ -41,8 +41,17 @@ wait_for 30 "the guest is ready" console_says granting '^paired: ready'
 id=$(xl domid granting) driver=$(xl domid granting-vd)
 assert_eq "$(xenstore-read "/local/domain/$driver/backend/virtio/$id/0/memory")" grants "what the back end asks for"
 
-step "each disk: one request at a time, then all of it"
+step "each disk: one request at a time"
 ask 4 selftest
+# A serial number, 100 writes, 100 reads; with indirect descriptors. Each: the table, the header, the data of a write;
+# then what is written for the guest, in one. And a ring of three areas is mapped, and unmapped.
+calls=$((3 + 100 * 4 + 100 * 3 + 3 + 1))
+wait_for 10 "hypercalls for grants" settled hypercall-20 $((4 * calls))
+assert_eq "$(counter granting grant-maps) $(counter granting grant-unmaps)" "12 12" "pages of rings, mapped and unmapped"
+assert_eq "$(counter granting frames-mapped)" 0 "other pages"
+echo "$(counter granting hypercall-20) hypercalls, as they should be"
+
+step "each disk: all of it"
 ask 4 data
 wait_for 10 "nothing is mapped when all disks are reset" nothing_is_mapped
 for slot in 0 1 2 6; do
@@ -62,7 +71,11 @@ wait_for 10 "nothing is mapped after that" nothing_is_mapped
 assert_eq "$(counter granting device-0-faults)" 0 "faults of the other disk"
 
 step "a guest that goes while its rings are mapped"
-type_at granting 'data 6'
+before=$(counter granting grant-unmaps)
+type_at granting 'latency 0'
+wait_for 20 "the disk is set up" console_says granting '^paired: latency slot=0 .*: set up'
+wait_for 10 "its ring is mapped" settled grant-maps $((before + 3))
+assert_eq "$(counter granting grant-unmaps)" "$before" "pages unmapped meanwhile"
 xl destroy granting
 wait_for_end 20 granting-vd
 wait_for 5 "no zombie" no_zombie
