@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use spin::Once;
 use vd_kernel_core::frames::{FrameSet, bitmap_words};
-use vd_kernel_core::grants::address::GRANTED;
+use vd_kernel_core::granted::address::GRANTED;
 use vd_rt::arch::IrqLock;
 use vd_rt::mem::frames::FRAME;
 use vd_rt::mem::space;

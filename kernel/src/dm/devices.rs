@@ -18,7 +18,7 @@ use vd_ioreq::buffered::PostedWrite;
 use vd_ioreq::rep::RegisterBus;
 use vd_ioreq::{Access, Space, Width};
 use vd_kernel_core::description::Description;
-use vd_kernel_core::grants::Rings;
+use vd_kernel_core::granted::Rings;
 use vd_kernel_core::poll::{Next, Poller};
 use vd_virtio::mmio::Placeholder;
 use vd_virtio::{Chain, Features, MmioTransport};

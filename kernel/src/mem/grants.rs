@@ -1,4 +1,4 @@
-//! Grants of the guest: the hypercalls behind [`vd_kernel_core::grants`], and the window that rings are mapped to.
+//! Grants of the guest: the hypercalls behind [`vd_kernel_core::granted`], and the window that rings are mapped to.
 //!
 //! Invariants: the window's pages have no RAM, and are accessed only where a grant is mapped; nobody holds a reference
 //! into it. What the hypervisor copies to is a buffer that is borrowed for the call.
@@ -10,7 +10,7 @@ use core::cell::RefCell;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU16, Ordering, fence};
 
-use vd_kernel_core::grants::{Buffer, COPIES, Copy, MAPPINGS, Mapping, Own, Platform};
+use vd_kernel_core::granted::{Buffer, COPIES, Copy, MAPPINGS, Mapping, Own, Platform};
 use xen_hypercall::grant_table::{self, CopyOp, GrantStatus, MapOp, UnmapOp};
 use xen_hypercall::{DomId, Errno, GrantRef};
 

@@ -7,7 +7,7 @@ use core::fmt;
 use core::ops::Range;
 
 use vd_ioreq::rep::RamFault;
-use vd_kernel_core::grants::{Counters, Grants, Rings, Trouble, View};
+use vd_kernel_core::granted::{Counters, Grants, Rings, Trouble, View};
 use vd_virtio::Span;
 use vd_virtio::mem::{Cause, Gpa, GuestMemory, MemError, RingArea};
 use xen_hypercall::DomId;

@@ -184,6 +184,42 @@ fn requests_and_what_they_cost() {
     assert_eq!(guest.mapped(), 3, "nothing but the rings");
 }
 
+/// A packed ring, whose descriptors the device writes: they have to be granted for that.
+#[test]
+fn packed_rings() {
+    let guest = guest();
+    let mut rig = Rig::new(&guest);
+    rig.negotiate(Features::ACCESS_PLATFORM | Features::RING_PACKED);
+    rig.place_queue();
+    rig.set(0x70, 15);
+    assert_eq!(guest.mapped(), 3);
+    guest.put(HEADER, &[0; 16]);
+    guest.put(HEADER + 8, &9_u64.to_le_bytes());
+    guest.put(STATUS, &[0xff]);
+    // In a packed ring id and flags change places; the flag of the first round is AVAIL.
+    let avail = 1 << 7;
+    rig.describe(DESC + 16, DATA, 512, 0, NEXT | WRITE | avail);
+    rig.describe(DESC + 32, STATUS, 1, 0, WRITE | avail);
+    rig.describe(DESC, HEADER, 16, 0, NEXT | avail);
+    assert_eq!(rig.run().len(), 3, "header, data, status");
+    assert_eq!((guest.get(DATA, 512), rig.byte(STATUS)), (vec![9; 512], 0));
+    let used = u16::from_le_bytes(guest.get(DESC + 14, 2).try_into().unwrap());
+    assert_eq!(used & 0x8080, 0x8080);
+    rig.set(0x70, 0);
+    assert_eq!(guest.mapped(), 0);
+    // Granted for reading only, such a ring cannot be used.
+    rig.negotiate(Features::ACCESS_PLATFORM | Features::RING_PACKED);
+    guest.grant(20, 1, true);
+    rig.set(0x38, 4);
+    for (register, at) in [(0x80, DESC), (0x90, AVAIL), (0xa0, USED)] {
+        rig.set(register, at as u32);
+        rig.set(register + 4, (at >> 32) as u32);
+    }
+    rig.set(0x44, 1);
+    assert!(rig.status().contains(Status::NEEDS_RESET));
+    assert_eq!(guest.mapped(), 0);
+}
+
 /// Every way in which a queue ends: its pages are the guest's again when the register is answered.
 #[test]
 fn row19_rings_are_unmapped_however_their_queue_ends() {
