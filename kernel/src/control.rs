@@ -71,7 +71,7 @@ fn stats(guest: Option<&Guest>) -> fmt::Result {
         writeln!(
             Out,
             "guest frames mapped now {}",
-            guest.ram().mapped_frames()
+            guest.memory().mapped_frames()
         )?;
     }
     let mut column = 0;
@@ -117,6 +117,11 @@ pub fn for_each_counter(guest: Option<&Guest>, mut f: impl FnMut(&str, u64)) {
     }
     for (name, counter) in counters::NAMED {
         f(name, counters::get(counter));
+    }
+    if let Some(grants) = guest.and_then(|guest| guest.memory().grant_counters()) {
+        for (name, value) in grants.named() {
+            f(name, value);
+        }
     }
     let mut name = heapless::String::<40>::new();
     for (number, counter) in counters::HYPERCALLS.iter().enumerate() {

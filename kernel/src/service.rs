@@ -220,9 +220,10 @@ impl Service {
                     let (slot, disk) = (device.slot(), device.transport().device());
                     let kib = vd_blk::Backend::sectors(disk.backend()) / 2;
                     log::info!(
-                        "slot {slot}: disk of {kib} KiB at {:#x}, {}",
+                        "slot {slot}: disk of {kib} KiB at {:#x}, {}, memory {}",
                         device.window(),
-                        device.notifications()
+                        device.notifications(),
+                        device.sharing().as_str()
                     );
                 }
                 log::info!("guest {} attached, {} vCPUs", guest.id(), guest.vcpus());

@@ -24,6 +24,32 @@ pub struct GrantStatus(pub i16);
 impl GrantStatus {
     /// Done.
     pub const OKAY: Self = Self(0);
+    /// Something or other: an entry that permits nothing, or not this, to this domain, among others.
+    pub const GENERAL_ERROR: Self = Self(-1);
+    /// There is no such domain.
+    pub const BAD_DOMAIN: Self = Self(-2);
+    /// The owner's table has no such entry.
+    pub const BAD_GNTREF: Self = Self(-3);
+    /// There is no such mapping.
+    pub const BAD_HANDLE: Self = Self(-4);
+    /// Nothing can be mapped, or is, at that address.
+    pub const BAD_VIRT_ADDR: Self = Self(-5);
+    /// The same of an address for devices.
+    pub const BAD_DEV_ADDR: Self = Self(-6);
+    /// The IOMMU has no room.
+    pub const NO_DEVICE_SPACE: Self = Self(-7);
+    /// The owner does not permit it.
+    pub const PERMISSION_DENIED: Self = Self(-8);
+    /// What was granted is no page.
+    pub const BAD_PAGE: Self = Self(-9);
+    /// A copy over the end of a page.
+    pub const BAD_COPY_ARG: Self = Self(-10);
+    /// The frame's number is too big.
+    pub const ADDRESS_TOO_BIG: Self = Self(-11);
+    /// The page is on its way.
+    pub const EAGAIN: Self = Self(-12);
+    /// There is no room for another mapping.
+    pub const NO_SPACE: Self = Self(-13);
 
     /// Done, or the refusal as an error.
     ///
@@ -276,6 +302,53 @@ impl UnmapOp {
         Self {
             host_addr: addr,
             handle,
+            ..Default::default()
+        }
+    }
+}
+
+impl CopyOp {
+    /// A copy of `len` bytes, from `offset` bytes into grant `gref` of `dom` on, to the caller's own memory at
+    /// guest-physical address `own`.
+    #[must_use]
+    pub fn from_grant(dom: DomId, gref: GrantRef, offset: u16, own: u64, len: u16) -> Self {
+        Self {
+            source: CopyPtr::granted(dom, gref, offset),
+            dest: CopyPtr::own(own),
+            len,
+            flags: copy_flags::SOURCE_GREF,
+            ..Default::default()
+        }
+    }
+
+    /// The same the other way round.
+    #[must_use]
+    pub fn to_grant(own: u64, dom: DomId, gref: GrantRef, offset: u16, len: u16) -> Self {
+        Self {
+            source: CopyPtr::own(own),
+            dest: CopyPtr::granted(dom, gref, offset),
+            len,
+            flags: copy_flags::DEST_GREF,
+            ..Default::default()
+        }
+    }
+}
+
+impl CopyPtr {
+    fn granted(dom: DomId, gref: GrantRef, offset: u16) -> Self {
+        Self {
+            address: gref.0.into(),
+            domid: dom.0,
+            offset,
+            ..Default::default()
+        }
+    }
+
+    fn own(address: u64) -> Self {
+        Self {
+            address: address >> 12,
+            domid: DomId::SELF.0,
+            offset: (address & 0xfff) as u16,
             ..Default::default()
         }
     }

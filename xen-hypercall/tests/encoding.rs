@@ -4,10 +4,13 @@ use std::cell::RefCell;
 
 use xen_hypercall::dm::{self, BufferedRing, IoRange, ServerId};
 use xen_hypercall::fake::{Call, Fake, peek, poke};
+use xen_hypercall::grant_table::{self, CopyOp, MapOp, UnmapOp};
 use xen_hypercall::hvm::{self, Param};
 use xen_hypercall::memory::{self, PhysmapSpace, RemoveFromPhysmap, Resource};
 use xen_hypercall::multicall::{self, MulticallEntry};
-use xen_hypercall::{DomId, Errno, EvtchnPort, Gfn, VcpuId, event_channel, number, sched, vcpu};
+use xen_hypercall::{
+    DomId, Errno, EvtchnPort, Gfn, GrantRef, VcpuId, event_channel, number, sched, vcpu,
+};
 
 const GUEST: DomId = DomId(7);
 
@@ -230,4 +233,64 @@ fn the_nth_call_fails_on_demand() {
         [Ok(()), Err(Errno::ENOMEM), Ok(())]
     );
     assert_eq!(xen.calls()[2].args[..2], [8, 2]);
+}
+
+#[test]
+fn grant_operations_go_as_a_list_with_a_status_each() {
+    let xen = Fake::new(|call| {
+        assert_eq!(call.number, number::GRANT_TABLE_OP);
+        let [cmd, at, count, ..] = call.args;
+        assert_eq!(count, 2);
+        // SAFETY: the lists of two entries are alive during the calls.
+        unsafe {
+            match cmd {
+                0 => {
+                    let ops = peek::<[MapOp; 2]>(at);
+                    assert_eq!((ops[0].host_addr, ops[0].gref, ops[0].dom), (0x5000, 9, 7));
+                    assert_eq!((ops[0].flags, ops[1].flags), (2, 6), "host map, read-only");
+                    poke(at + 20, 77u32);
+                    poke(at + 32 + 18, -3i16);
+                }
+                1 => {
+                    let ops = peek::<[UnmapOp; 2]>(at);
+                    assert_eq!((ops[0].host_addr, ops[0].handle), (0x5000, 77));
+                    poke(at + 24 + 20, -4i16);
+                }
+                5 => {
+                    let ops = peek::<[CopyOp; 2]>(at);
+                    let [from, to] = ops;
+                    assert_eq!((from.flags, from.len), (1, 16));
+                    let source = (from.source.address, from.source.domid, from.source.offset);
+                    assert_eq!(source, (9, 7, 0xff0));
+                    let dest = (from.dest.address, from.dest.domid, from.dest.offset);
+                    assert_eq!(dest, (0x12, 0x7ff0, 0x345));
+                    assert_eq!((to.flags, to.len), (2, 1));
+                    assert_eq!((to.source.address, to.dest.address), (0x12, 9));
+                    poke(at + 36, -1i16);
+                }
+                other => panic!("{other}"),
+            }
+        }
+        0
+    });
+    let gref = GrantRef(9);
+    let mut maps = [
+        MapOp::new(0x5000, GUEST, gref, false),
+        MapOp::new(0x6000, GUEST, gref, true),
+    ];
+    let mut unmaps = [UnmapOp::new(0x5000, 77), UnmapOp::new(0x6000, 78)];
+    let mut copies = [
+        CopyOp::from_grant(GUEST, gref, 0xff0, 0x1_2345, 16),
+        CopyOp::to_grant(0x1_2345, GUEST, gref, 0, 1),
+    ];
+    // SAFETY: nothing happens.
+    unsafe {
+        assert_eq!(grant_table::map(&xen, &mut maps), Ok(()));
+        assert_eq!(grant_table::unmap(&xen, &mut unmaps), Ok(()));
+        assert_eq!(grant_table::copy(&xen, &mut copies), Ok(()));
+    }
+    assert_eq!((maps[0].handle, maps[1].status), (77, -3));
+    assert_eq!(unmaps[1].status, -4);
+    assert_eq!(copies[0].status, -1);
+    assert_eq!(xen.calls().len(), 3);
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use xen_hypercall::dm::op;
+use xen_hypercall::grant_table::{GrantStatus, copy_flags, entry_flags, map_flags};
 use xen_hypercall::hvm::Param;
 use xen_hypercall::{DomId, Errno, event_channel, number, sched};
 
@@ -181,6 +182,37 @@ fn constants() -> Vec<(String, i64)> {
         ("VCPUOP_register_vcpu_info", 10),
         ("VCPUOP_send_nmi", 11),
         ("VCPUOP_get_physid", 12),
+        ("GNTST_okay", GrantStatus::OKAY.0.into()),
+        ("GNTST_general_error", GrantStatus::GENERAL_ERROR.0.into()),
+        ("GNTST_bad_domain", GrantStatus::BAD_DOMAIN.0.into()),
+        ("GNTST_bad_gntref", GrantStatus::BAD_GNTREF.0.into()),
+        ("GNTST_bad_handle", GrantStatus::BAD_HANDLE.0.into()),
+        ("GNTST_bad_virt_addr", GrantStatus::BAD_VIRT_ADDR.0.into()),
+        ("GNTST_bad_dev_addr", GrantStatus::BAD_DEV_ADDR.0.into()),
+        (
+            "GNTST_no_device_space",
+            GrantStatus::NO_DEVICE_SPACE.0.into(),
+        ),
+        (
+            "GNTST_permission_denied",
+            GrantStatus::PERMISSION_DENIED.0.into(),
+        ),
+        ("GNTST_bad_page", GrantStatus::BAD_PAGE.0.into()),
+        ("GNTST_bad_copy_arg", GrantStatus::BAD_COPY_ARG.0.into()),
+        (
+            "GNTST_address_too_big",
+            GrantStatus::ADDRESS_TOO_BIG.0.into(),
+        ),
+        ("GNTST_eagain", GrantStatus::EAGAIN.0.into()),
+        ("GNTST_no_space", GrantStatus::NO_SPACE.0.into()),
+        ("GNTMAP_host_map", map_flags::HOST_MAP.into()),
+        ("GNTMAP_readonly", map_flags::READONLY.into()),
+        ("GNTCOPY_source_gref", copy_flags::SOURCE_GREF.into()),
+        ("GNTCOPY_dest_gref", copy_flags::DEST_GREF.into()),
+        ("GTF_permit_access", entry_flags::PERMIT_ACCESS.into()),
+        ("GTF_readonly", entry_flags::READONLY.into()),
+        ("GTF_reading", entry_flags::READING.into()),
+        ("GTF_writing", entry_flags::WRITING.into()),
         ("GNTTABOP_map_grant_ref", 0),
         ("GNTTABOP_unmap_grant_ref", 1),
         ("GNTTABOP_setup_table", 2),

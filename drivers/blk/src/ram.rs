@@ -16,6 +16,11 @@ impl<S: AsRef<[u8]> + AsMut<[u8]>> RamDisk<S> {
         Self { bytes }
     }
 
+    /// Where its content is.
+    pub fn storage(&self) -> &S {
+        &self.bytes
+    }
+
     fn range(&mut self, offset: u64, len: u64) -> Result<&mut [u8], BackendError> {
         let start = usize::try_from(offset).map_err(|_| BackendError::Io)?;
         let len = usize::try_from(len).map_err(|_| BackendError::Io)?;

@@ -7,7 +7,7 @@ use core::fmt;
 
 use crate::error::{ConfigError, Excerpt};
 use crate::keys::device as key;
-use crate::notify::{Doorbell, Interrupt};
+use crate::notify::{Doorbell, Interrupt, Memory};
 use crate::number::canonical;
 use crate::size::ByteSize;
 use crate::slot::SlotIndex;
@@ -190,6 +190,7 @@ pub struct DeviceDescription {
     queue_size: QueueSize,
     interrupt: Option<Interrupt>,
     doorbell: Option<Doorbell>,
+    memory: Memory,
 }
 
 impl DeviceDescription {
@@ -241,6 +242,9 @@ impl DeviceDescription {
         }
         if let Some(doorbell) = self.doorbell {
             write(key::DOORBELL, format_args!("{}", doorbell.as_str()))?;
+        }
+        if self.memory != Memory::default() {
+            write(key::MEMORY, format_args!("{}", self.memory.as_str()))?;
         }
         Ok(())
     }
@@ -300,6 +304,11 @@ impl DeviceDescription {
         self.doorbell.unwrap_or_default()
     }
 
+    /// How it gets at the driver's memory.
+    pub const fn memory(&self) -> Memory {
+        self.memory
+    }
+
     /// Guest-physical address of its registers, when it is in `slot`.
     pub fn window(&self, slot: SlotIndex) -> u64 {
         match self.doorbell() {
@@ -308,14 +317,15 @@ impl DeviceDescription {
         }
     }
 
-    /// Checks that a guest of this type and this device can notify one another.
+    /// Checks that a guest of this type and this device can notify one another, and share memory.
     pub fn check_guest(&self, guest: TargetType) -> Result<(), ConfigError> {
         let posted = self.doorbell() == Doorbell::Posted;
         if posted && self.interrupt(guest) == Interrupt::Intx {
             return Err(ConfigError::PostedNeedsEdge);
         }
         self.interrupt(guest).check(guest)?;
-        self.doorbell().check(guest)
+        self.doorbell().check(guest)?;
+        self.memory.check(guest)
     }
 
     /// Checks that a disk of that many bytes (the module's, say) consists of whole blocks of this device.
@@ -353,6 +363,7 @@ struct Fields {
     queue_size: Option<QueueSize>,
     interrupt: Option<Interrupt>,
     doorbell: Option<Doorbell>,
+    memory: Option<Memory>,
 }
 
 impl Fields {
@@ -388,6 +399,7 @@ impl Fields {
                 Interrupt::parse(value)?,
             ),
             b"doorbell" => set(&mut self.doorbell, key::DOORBELL, Doorbell::parse(value)?),
+            b"memory" => set(&mut self.memory, key::MEMORY, Memory::parse(value)?),
             _ => Err(ConfigError::UnknownKey(Excerpt::new(name))),
         }
     }
@@ -404,6 +416,7 @@ impl Fields {
             queue_size: self.queue_size.unwrap_or_default(),
             interrupt: self.interrupt,
             doorbell: self.doorbell,
+            memory: self.memory.unwrap_or_default(),
         };
         if let Backend::Ram(size) = device.backend {
             device.check_capacity(size.bytes())?;

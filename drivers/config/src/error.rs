@@ -103,6 +103,10 @@ pub enum ConfigError {
     InterruptNotFor(TargetType, Interrupt),
     /// A doorbell that a guest of this type cannot ring.
     DoorbellNotFor(TargetType, Doorbell),
+    /// A way to the guest's memory that is not known.
+    BadMemory(Excerpt),
+    /// Grants, and a guest whose driver does not learn that it has to make any.
+    GrantsNotForHvm,
     /// Posted register writes, and a line that stays up until it is acknowledged.
     PostedNeedsEdge,
     /// An agreement version that this program does not speak.
@@ -134,7 +138,7 @@ impl fmt::Display for ConfigError {
             ),
             Self::UnknownKey(text) => write!(
                 f,
-                "unknown key {text}: devices have slot, type, backend, serial, readonly, block-size, packed, queues, queue-size, interrupt, doorbell"
+                "unknown key {text}: devices have slot, type, backend, serial, readonly, block-size, packed, queues, queue-size, interrupt, doorbell, memory"
             ),
             Self::DuplicateKey(key) => write!(f, "{key}= is given twice: remove one"),
             Self::MissingKey(key) => write!(f, "{key}= is missing: every device needs one"),
@@ -177,6 +181,13 @@ impl fmt::Display for ConfigError {
             Self::BadDoorbell(text) => write!(
                 f,
                 "doorbell {text} is not known: use mmio, polled, posted (HVM guests), port or event-channel (PVH guests)"
+            ),
+            Self::BadMemory(text) => write!(
+                f,
+                "memory {text} is not known: use foreign, or grants (PVH guests)"
+            ),
+            Self::GrantsNotForHvm => f.write_str(
+                "memory=grants is for PVH guests: the driver of a HVM guest finds its device by ACPI, which does not say whom to grant memory to; use foreign",
             ),
             Self::InterruptNotFor(TargetType::Hvm, path) => write!(
                 f,

@@ -79,12 +79,14 @@ pub mod device {
     pub const INTERRUPT: &str = "interrupt";
     /// How the guest's driver kicks.
     pub const DOORBELL: &str = "doorbell";
+    /// How the device gets at the driver's memory.
+    pub const MEMORY: &str = "memory";
     /// In configuration strings only: the slot. In xenstore it is the directory's name.
     pub const SLOT: &str = "slot";
     /// All that xenstore has.
-    pub const ALL: [&str; 10] = [
+    pub const ALL: [&str; 11] = [
         TYPE, BACKEND, SERIAL, READONLY, BLOCK_SIZE, PACKED, QUEUES, QUEUE_SIZE, INTERRUPT,
-        DOORBELL,
+        DOORBELL, MEMORY,
     ];
 }
 

@@ -38,7 +38,7 @@ pub use device::{
 };
 pub use devices::Devices;
 pub use error::{ConfigError, Excerpt};
-pub use notify::{Doorbell, Interrupt};
+pub use notify::{Doorbell, Interrupt, Memory};
 pub use size::ByteSize;
 pub use slot::{SLOTS, SlotIndex};
 pub use state::State;

@@ -1,6 +1,7 @@
-//! How a device and its driver notify one another: interrupts one way, doorbells the other.
+//! How a device and its driver notify one another: interrupts one way, doorbells the other; and how the device gets at
+//! the driver's memory.
 //!
-//! Not every kind of guest can take every path; [`Interrupt::check`] and [`Doorbell::check`] say why not.
+//! Not every kind of guest can take every path; [`Interrupt::check`], [`Doorbell::check`] and [`Memory::check`] say why not.
 
 use crate::error::{ConfigError, Excerpt};
 use crate::target::TargetType;
@@ -127,6 +128,52 @@ impl Doorbell {
     }
 }
 
+/// How a device gets at its driver's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Memory {
+    /// All of the guest's memory is the device's to map: addresses are guest-physical.
+    #[default]
+    Foreign,
+    /// Addresses are grant references (bit 63 set), and nothing else of the guest's memory is touched. The driver has to
+    /// choose `VIRTIO_F_ACCESS_PLATFORM`.
+    Grants,
+}
+
+impl Memory {
+    /// All of them.
+    pub const ALL: [Memory; 2] = [Self::Foreign, Self::Grants];
+
+    /// The text in configurations.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Foreign => "foreign",
+            Self::Grants => "grants",
+        }
+    }
+
+    /// The way that `text` names.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn parse(text: &[u8]) -> Result<Self, ConfigError> {
+        Self::ALL
+            .into_iter()
+            .find(|memory| memory.as_str().as_bytes() == text)
+            .ok_or_else(|| ConfigError::BadMemory(Excerpt::new(text)))
+    }
+
+    /// Whether the driver of a guest of this type can learn that it has to grant its memory: by xenbus only.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub const fn check(self, guest: TargetType) -> Result<(), ConfigError> {
+        match (guest, self) {
+            (TargetType::Hvm, Self::Grants) => Err(ConfigError::GrantsNotForHvm),
+            _ => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,9 +186,13 @@ mod tests {
         for doorbell in Doorbell::ALL {
             assert_eq!(Doorbell::parse(doorbell.as_str().as_bytes()), Ok(doorbell));
         }
+        for memory in Memory::ALL {
+            assert_eq!(Memory::parse(memory.as_str().as_bytes()), Ok(memory));
+        }
         for bad in ["", "level", "MSI", "msi ", "event_channel", "\0"] {
             assert!(Interrupt::parse(bad.as_bytes()).is_err(), "{bad:?}");
             assert!(Doorbell::parse(bad.as_bytes()).is_err(), "{bad:?}");
+            assert!(Memory::parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
     }
 
@@ -150,6 +201,7 @@ mod tests {
         for guest in TargetType::ALL {
             assert_eq!(Interrupt::default_for(guest).check(guest), Ok(()));
             assert_eq!(Doorbell::default().check(guest), Ok(()));
+            assert_eq!(Memory::default().check(guest), Ok(()));
             assert!(Interrupt::ALL.iter().any(|path| path.check(guest).is_err()));
         }
         let fits = |guest| {
@@ -166,6 +218,11 @@ mod tests {
         assert_eq!(
             fits(TargetType::Pvh),
             [false, false, true, true, true, true, true, true, false]
+        );
+        assert_eq!(Memory::Grants.check(TargetType::Pvh), Ok(()));
+        assert_eq!(
+            Memory::Grants.check(TargetType::Hvm),
+            Err(ConfigError::GrantsNotForHvm)
         );
     }
 }

@@ -34,6 +34,9 @@ pub const INTERRUPT: &str = "interrupt";
 pub const DOORBELL: &str = "doorbell";
 /// In the back end's: the I/O port to write a queue's number to, decimal.
 pub const DOORBELL_PORT: &str = "doorbell-port";
+/// In the back end's, if the driver has to share its memory by grant: the name of that
+/// [`Memory`](crate::Memory).
+pub const MEMORY: &str = "memory";
 
 /// In the front end's: the port of the event channel that interrupts the guest, decimal.
 pub const EVENT_CHANNEL: &str = "event-channel";

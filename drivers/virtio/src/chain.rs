@@ -157,7 +157,7 @@ impl<'a> Span<'a> {
     }
 
     /// The pieces, in order: where, and how many bytes.
-    pub fn pieces(self) -> impl Iterator<Item = (Gpa, usize)> + 'a {
+    pub fn pieces(self) -> impl Iterator<Item = (Gpa, usize)> + Clone + 'a {
         let mut skip = self.skip;
         let mut left = self.len;
         self.segments.iter().map_while(move |segment| {
@@ -175,15 +175,7 @@ impl<'a> Span<'a> {
     /// # Errors
     /// [`MemError`] if a piece is not RAM.
     pub fn read<M: GuestMemory + ?Sized>(self, mem: &M, into: &mut [u8]) -> Result<(), MemError> {
-        let mut rest = into;
-        for (addr, len) in self.pieces() {
-            let Some((here, more)) = rest.split_at_mut_checked(len) else {
-                break;
-            };
-            mem.read(addr, here)?;
-            rest = more;
-        }
-        Ok(())
+        mem.read_span(self, into)
     }
 
     /// Copies all of `from` in, if it is as long as the span.
@@ -191,15 +183,7 @@ impl<'a> Span<'a> {
     /// # Errors
     /// [`MemError`] if a piece is not RAM; a part may have been written.
     pub fn write<M: GuestMemory + ?Sized>(self, mem: &M, from: &[u8]) -> Result<(), MemError> {
-        let mut rest = from;
-        for (addr, len) in self.pieces() {
-            let Some((here, more)) = rest.split_at_checked(len) else {
-                break;
-            };
-            mem.write(addr, here)?;
-            rest = more;
-        }
-        Ok(())
+        mem.write_span(self, from)
     }
 
     /// Copies a fixed number of bytes out from its start.

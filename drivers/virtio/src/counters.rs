@@ -23,6 +23,8 @@ pub struct Counters {
     pub bad_accesses: u64,
     /// Faults of the driver that broke the device until its next reset.
     pub faults: u64,
+    /// Times that it broke although the driver had done nothing wrong.
+    pub failures: u64,
     /// Choices of features that were refused.
     pub refusals: u64,
     /// Resets by the driver.

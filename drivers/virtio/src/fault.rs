@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::mem::MemError;
+use crate::mem::{Cause, MemError};
 
 /// A violation of the specification by the driver, found at one queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Fault {
 /// What was wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// A buffer or a ring is not in RAM.
+    /// A buffer or a ring cannot be accessed.
     Memory(MemError),
     /// A queue was made ready with a size that is zero, no power of two, or above the maximum.
     QueueSize(u16),
@@ -49,6 +49,20 @@ pub enum FaultKind {
     Header,
     /// Not the driver's fault: the device promised IN_ORDER and gave this head back before an earlier one.
     NotInOrder(u16),
+}
+
+impl FaultKind {
+    /// Whether the driver is to blame.
+    pub const fn is_drivers(&self) -> bool {
+        !matches!(
+            self,
+            Self::NotInOrder(_)
+                | Self::Memory(MemError {
+                    cause: Cause::Platform,
+                    ..
+                })
+        )
+    }
 }
 
 impl From<MemError> for FaultKind {

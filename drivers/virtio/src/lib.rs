@@ -46,7 +46,7 @@ pub use chain::{Chain, Span};
 pub use device::{Device, DeviceId, Progress};
 pub use fault::Fault;
 pub use features::Features;
-pub use mem::{Gpa, GuestMemory, MemError};
+pub use mem::{Cause, Gpa, GuestMemory, MemError, RingArea};
 pub use mmio::MmioTransport;
 pub use pass::Pass;
 pub use queue::Queue;

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use spin::Once;
 use vd_config::slot::{RANGE_BASE, RANGE_LAST};
 use vd_config::xenbus::BusState;
-use vd_config::{Doorbell, Interrupt, SlotIndex};
+use vd_config::{Doorbell, Interrupt, Memory, SlotIndex};
 use vd_paired::frontend::{self, Device, Target};
 use vd_rt::mem::space;
 use vd_rt::xen::events::{self, Source};
@@ -15,8 +15,8 @@ use vd_rt::xen::store::Store;
 use vd_rt::xen::{XEN, time};
 use xen_hypercall::{DomId, Errno, EvtchnPort, event_channel};
 
-use crate::interrupts;
 use crate::ring::Bell;
+use crate::{grants, interrupts};
 
 /// Nanoseconds that a back end may take.
 const PATIENCE: u64 = 20_000_000_000;
@@ -36,10 +36,15 @@ impl core::fmt::Display for Connected {
             slot,
             interrupt,
             doorbell,
+            memory,
             ..
         } = &self.device;
         let (doorbell, interrupt) = (doorbell.as_str(), interrupt.as_str());
-        write!(f, "slot={slot} doorbell={doorbell} interrupt={interrupt}")
+        write!(f, "slot={slot} doorbell={doorbell} interrupt={interrupt}")?;
+        match memory {
+            Memory::Foreign => Ok(()),
+            Memory::Grants => f.write_str(" memory=grants"),
+        }
     }
 }
 
@@ -55,12 +60,21 @@ pub fn device(slot: SlotIndex) -> Option<&'static Connected> {
     devices().iter().find(|device| device.device.slot == slot)
 }
 
-/// Connects to all back ends.
+/// Connects to all back ends, with which memory is shared in this way.
 ///
 /// # Errors
 /// What is wrong.
-pub fn all(store: &mut Store) -> Result<(), String> {
+pub fn all(store: &mut Store, memory: Memory) -> Result<(), String> {
     let found = frontend::find(store).map_err(|error| error.to_string())?;
+    if let Some(other) = found.iter().find(|device| device.memory != memory) {
+        let (slot, memory) = (other.slot, other.memory.as_str());
+        return Err(format!(
+            "slot {slot} needs memory={memory} on the command line"
+        ));
+    }
+    if let (Memory::Grants, Some(device)) = (memory, found.first()) {
+        grants::start(DomId(device.driver))?;
+    }
     space::map_registers(RANGE_BASE..RANGE_LAST + 1).map_err(|error| error.to_string())?;
     let mut connected = Vec::new();
     for device in found {

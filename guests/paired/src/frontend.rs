@@ -8,7 +8,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use vd_config::xenbus::{self, BusState};
-use vd_config::{Doorbell, Interrupt, SlotIndex};
+use vd_config::{Doorbell, Interrupt, Memory, SlotIndex};
 use vd_xenbus::store::Xenstore;
 use vd_xenbus::transport::Transport;
 use vd_xenbus::{Error, XsError};
@@ -35,6 +35,8 @@ pub struct Device {
     pub doorbell: Doorbell,
     /// The I/O port that is its doorbell.
     pub port: Option<u16>,
+    /// How memory has to be shared with it.
+    pub memory: Memory,
 }
 
 /// Where a device's interrupts are to go.
@@ -84,6 +86,7 @@ fn read<T: Transport>(store: &mut Xenstore<T>, slot: SlotIndex) -> Result<Device
     let name = |store: &mut Xenstore<T>, key| store.read(&theirs(key)).unwrap_or_default();
     let interrupt = Interrupt::parse(&name(store, xenbus::INTERRUPT));
     let doorbell = Doorbell::parse(&name(store, xenbus::DOORBELL));
+    let memory = Memory::parse(&name(store, xenbus::MEMORY)).unwrap_or_default();
     let port = store.read_number(&theirs(xenbus::DOORBELL_PORT)).ok();
     Ok(Device {
         slot,
@@ -93,6 +96,7 @@ fn read<T: Transport>(store: &mut Xenstore<T>, slot: SlotIndex) -> Result<Device
         interrupt: interrupt.unwrap_or(Interrupt::EventChannel),
         doorbell: doorbell.unwrap_or_default(),
         port,
+        memory,
         backend,
     })
 }
@@ -196,6 +200,7 @@ mod tests {
             interrupt: Interrupt::EventChannel,
             doorbell: Doorbell::Mmio,
             port: None,
+            memory: Memory::Foreign,
         };
         assert_eq!(devices, [expected]);
         assert_eq!(
@@ -210,9 +215,11 @@ mod tests {
             ("interrupt", "msi"),
             ("doorbell", "port"),
             ("doorbell-port", "57368"),
+            ("memory", "grants"),
         ]);
         let device = find(&mut store).unwrap().remove(0);
         assert_eq!(device.interrupt, Interrupt::Msi);
+        assert_eq!(device.memory, Memory::Grants);
         assert_eq!(
             (device.doorbell, device.port),
             (Doorbell::Port, Some(57368))

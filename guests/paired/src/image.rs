@@ -26,7 +26,7 @@ extern "Rust" fn image_start(mut boot: Boot) -> ! {
             word.escape_ascii()
         );
     });
-    let passed = match connect::all(&mut boot.store) {
+    let passed = match connect::all(&mut boot.store, plan.memory) {
         Ok(()) => {
             let ms = time::uptime() / 1_000_000;
             let devices = connect::devices().len();

@@ -21,6 +21,8 @@ mod cpu;
 #[cfg(target_os = "none")]
 mod disk;
 #[cfg(target_os = "none")]
+mod grants;
+#[cfg(target_os = "none")]
 mod image;
 #[cfg(target_os = "none")]
 mod interrupts;

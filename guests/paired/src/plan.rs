@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use vd_config::SlotIndex;
+use vd_config::{Memory, SlotIndex};
 
 /// Requests of a scenario, if nothing else is asked for.
 const REQUESTS: u32 = 100;
@@ -102,6 +102,8 @@ pub struct Plan {
     pub acknowledge: bool,
     /// Whether to wait for an empty line at the console before measuring (`step=`), so that others can count.
     pub step: bool,
+    /// How memory is shared with the devices (`memory=`).
+    pub memory: Memory,
 }
 
 impl Default for Plan {
@@ -111,6 +113,7 @@ impl Default for Plan {
             requests: REQUESTS,
             acknowledge: true,
             step: false,
+            memory: Memory::default(),
         }
     }
 }
@@ -139,6 +142,7 @@ impl Plan {
             }
             "requests" => self.requests = value.parse().ok().filter(|number| *number > 0)?,
             "ack" => self.acknowledge = flag(value)?,
+            "memory" => self.memory = Memory::parse(value.as_bytes()).ok()?,
             "step" => self.step = flag(value)?,
             _ => return None,
         }
@@ -171,7 +175,8 @@ mod tests {
 
     #[test]
     fn scenarios_with_and_without_a_device() {
-        let (plan, complaints) = parse("log=debug run=selftest,latency:3  requests=7 ack=0 step=1");
+        let (plan, complaints) =
+            parse("log=debug run=selftest,latency:3  requests=7 ack=0 step=1 memory=grants");
         let commands = vec![
             Command {
                 scenario: Scenario::SelfTest,
@@ -187,6 +192,7 @@ mod tests {
             requests: 7,
             acknowledge: false,
             step: true,
+            memory: Memory::Grants,
         };
         assert_eq!((plan, complaints), (expected, vec![]));
         assert_eq!(parse(" "), (Plan::default(), vec![]));
@@ -204,6 +210,7 @@ mod tests {
             "requests=x",
             "ack=2",
             "step=",
+            "memory=all",
         ] {
             assert_eq!(parse(bad), (Plan::default(), vec![bad.to_string()]));
         }

@@ -13,9 +13,12 @@ use x86_64::instructions::port::PortWriteOnly;
 use xen_hypercall::{EvtchnPort, event_channel};
 
 use crate::connect::Connected;
+use crate::grants;
 
 /// VIRTIO_F_EVENT_IDX.
 const EVENT_IDX: u64 = 1 << 29;
+/// VIRTIO_F_ACCESS_PLATFORM.
+const ACCESS_PLATFORM: u64 = 1 << 33;
 
 static KICKS: [AtomicU64; SLOTS] = [const { AtomicU64::new(0) }; SLOTS];
 
@@ -110,7 +113,13 @@ impl Transport for Ring {
     }
 
     fn write_driver_features(&mut self, features: u64) {
-        self.registers.write_driver_features(features);
+        // The driver knows nothing of this one: it is its platform's.
+        let platform = if grants::are_used() {
+            ACCESS_PLATFORM
+        } else {
+            0
+        };
+        self.registers.write_driver_features(features | platform);
     }
 
     fn max_queue_size(&mut self, queue: u16) -> u32 {

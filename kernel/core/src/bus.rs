@@ -8,7 +8,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use vd_config::xenbus::{self, BackendPath, BusState, FrontendPath};
-use vd_config::{Doorbell, Interrupt, SlotIndex};
+use vd_config::{Doorbell, Interrupt, Memory, SlotIndex};
 use vd_xenbus::Error;
 use vd_xenbus::XsError;
 use vd_xenbus::store::Xenstore;
@@ -30,6 +30,8 @@ pub struct Offer {
     pub doorbell: Doorbell,
     /// How many queues there are.
     pub queues: u16,
+    /// How the driver's memory is shared.
+    pub memory: Memory,
 }
 
 /// How the driver wants to be interrupted.
@@ -149,6 +151,7 @@ impl Link {
             slot,
             interrupt,
             doorbell,
+            memory,
             ..
         } = self.offer;
         let mut pairs = Vec::from([
@@ -159,6 +162,9 @@ impl Link {
         ]);
         if doorbell == Doorbell::Port {
             pairs.push((xenbus::DOORBELL_PORT, slot.doorbell_port().to_string()));
+        }
+        if memory == Memory::Grants {
+            pairs.push((xenbus::MEMORY, memory.as_str().into()));
         }
         for (key, value) in pairs {
             store.write(&self.ours(key), value.as_bytes())?;

@@ -1,7 +1,7 @@
 //! The parts of the driver domain's kernel that need no hardware.
 //!
 //! Bookkeeping and arithmetic: which frames are free ([`frames`]), which guest
-//! frames are mapped ([`foreign`]), what a pvclock reading means ([`clock`]), what
+//! frames are mapped ([`foreign`]), access to what a guest grants ([`granted`]), what a pvclock reading means ([`clock`]), what
 //! the operator wrote on the command line ([`cmdline`]) or types at the console
 //! ([`command`]), what `vdom` has written to xenstore ([`description`]), what a guest's driver
 //! answers there ([`bus`]), when to look at a queue unasked ([`poll`]), which ports have an
@@ -34,6 +34,7 @@ pub mod command;
 pub mod description;
 pub mod foreign;
 pub mod frames;
+pub mod granted;
 pub mod handover;
 pub mod poll;
 pub mod upcall;

@@ -25,8 +25,9 @@ use super::devices::{self, DeviceTable};
 use super::posted;
 use super::release;
 use super::slots::{self, IoreqPage, VCPUS};
-use crate::mem::foreign::{GuestRam, Refusal};
+use crate::mem::foreign::Refusal;
 use crate::mem::frames::FRAME;
+use crate::mem::guest::{Memory, Unavailable};
 use crate::mem::space;
 use crate::xen::{XEN, events};
 
@@ -45,7 +46,7 @@ const PORTS: u64 = (DOORBELL_PORT_LAST - DOORBELL_PORT_BASE) as u64 + 1;
 pub struct Guest {
     id: DomId,
     vcpus: u32,
-    ram: GuestRam,
+    memory: Memory,
     devices: DeviceTable,
     /// Frame number of the ioreq page, once it is mapped.
     page: Option<u64>,
@@ -64,11 +65,12 @@ impl Guest {
         let id = DomId(description.target.get());
         let vcpus = vcpus(id)?;
         let devices = devices::build(id, description, module)?;
-        let ram = GuestRam::new(id).map_err(|error| format!("guest memory: {error}"))?;
+        let memory =
+            Memory::new(id, devices.needs()).map_err(|error| format!("guest memory: {error}"))?;
         let mut guest = Self {
             id,
             vcpus,
-            ram,
+            memory,
             devices,
             page: None,
             ring: None,
@@ -259,8 +261,8 @@ impl Guest {
     }
 
     /// Its memory.
-    pub fn ram(&self) -> &GuestRam {
-        &self.ram
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Does what there is to do, within bounds; returns whether there is more.
@@ -270,22 +272,22 @@ impl Guest {
         for _ in 0..ACCESSES {
             // A vCPU's access waits for what it has posted before.
             if let Some(write) = posted::next() {
-                self.devices.posted(&self.ram, &write);
+                self.devices.posted(&self.memory, &write);
                 continue;
             }
             let Some((ticket, access)) = slots::next() else {
                 break;
             };
-            let data = self.devices.access(&self.ram, access);
+            let data = self.devices.access(&self.memory, access);
             slots::complete(ticket, data);
         }
-        let more = self.devices.run(&self.ram) || !posted::is_empty();
-        if let Some(refusal) = self.ram.take_refusal() {
-            let hint = match refusal {
-                Refusal::Xen(error) => hint(error),
-                Refusal::TooLarge => "",
+        let more = self.devices.run(&self.memory) || !posted::is_empty();
+        if let Some(why) = self.memory.take_unavailable() {
+            let hint = match why {
+                Unavailable::Foreign(Refusal::Xen(error)) => hint(error),
+                Unavailable::Foreign(Refusal::TooLarge) | Unavailable::Granted(_) => "",
             };
-            let text = format_args!("memory of the guest cannot be mapped: {refusal}{hint}");
+            let text = format_args!("memory of the guest cannot be mapped: {why}{hint}");
             self.devices.warn(&text);
         }
         more
@@ -316,7 +318,7 @@ impl Guest {
     /// zombie that long.
     pub fn release(&mut self) {
         release::orderly();
-        self.ram.unmap_all();
+        self.memory.unmap_all(self.devices.rings());
         for (vcpu, port) in slots::ports() {
             slots::set_port(vcpu, None);
             events::close(port);

@@ -48,6 +48,7 @@ impl Bus {
                         interrupt: device.interrupt(description.target_type),
                         doorbell: device.doorbell(),
                         queues: device.queues(),
+                        memory: device.memory(),
                     })
                 })
                 .collect(),

@@ -11,11 +11,14 @@ use core::fmt::Display;
 use core::ops::Range;
 
 use vd_blk::{BlockDevice, Geometry, RamDisk};
-use vd_config::{Backend, DeviceDescription, Doorbell, Interrupt, SLOTS, SlotIndex};
+use vd_config::{
+    Backend, DeviceDescription, Doorbell, Interrupt, Memory as Sharing, SLOTS, SlotIndex,
+};
 use vd_ioreq::buffered::PostedWrite;
 use vd_ioreq::rep::RegisterBus;
 use vd_ioreq::{Access, Space, Width};
 use vd_kernel_core::description::Description;
+use vd_kernel_core::granted::Rings;
 use vd_kernel_core::poll::{Next, Poller};
 use vd_virtio::mmio::Placeholder;
 use vd_virtio::{Chain, Features, MmioTransport};
@@ -26,8 +29,8 @@ use super::bus::Bound;
 use super::signal::{Signal, Wanted};
 use super::slots;
 use crate::counters;
-use crate::mem::foreign::GuestRam;
 use crate::mem::frames::{self, FRAME};
+use crate::mem::guest::{Memory, Needs};
 use crate::xen::{XEN, events, time};
 
 /// Most queues of a device.
@@ -44,6 +47,12 @@ pub struct Storage {
     len: u64,
     /// Whether its frames were allocated, and go back when the disk goes.
     allocated: bool,
+}
+
+impl Storage {
+    fn range(&self) -> Range<u64> {
+        self.start..self.start + self.len
+    }
 }
 
 impl AsRef<[u8]> for Storage {
@@ -78,6 +87,8 @@ pub struct Device {
     doorbell: Doorbell,
     /// Guest-physical address of its registers.
     window: u64,
+    /// If its driver grants memory: the rings that it has granted.
+    rings: Option<Rings>,
     /// The local ports of its queues' event doorbells.
     ports: Vec<EvtchnPort>,
     /// For a device that is polled.
@@ -108,6 +119,7 @@ pub fn build(
         scratch: Box::default(),
         limiter: RateLimiter::new(10, 1),
     };
+    let mut ring_pages = 0;
     for (slot, device) in description.devices.iter() {
         let disk = disk(device, module).map_err(|error| format!("device {slot}: {error}"))?;
         let withheld = if device.packed() {
@@ -121,6 +133,13 @@ pub fn build(
         } else {
             transport
         };
+        let rings = rings(device, &mut ring_pages);
+        let transport = if rings.is_some() {
+            let platform = Features::ACCESS_PLATFORM;
+            transport.with(platform).requiring(platform)
+        } else {
+            transport
+        };
         let place = table.slots.get_mut(slot.index());
         if let Some(place) = place {
             *place = Some(Box::new(Device {
@@ -129,12 +148,23 @@ pub fn build(
                 signal: Signal::new(device.interrupt(description.target_type)),
                 doorbell: device.doorbell(),
                 window: device.window(slot),
+                rings,
                 ports: Vec::new(),
                 poller: (device.doorbell() == Doorbell::Polled).then(Poller::new),
             }));
         }
     }
     Ok(table)
+}
+
+/// The rings of a device whose driver grants memory, behind `pages` of other devices.
+fn rings(device: &DeviceDescription, pages: &mut u32) -> Option<Rings> {
+    (device.memory() == Sharing::Grants).then(|| {
+        let (queues, size) = (device.queues(), device.queue_size());
+        let first = *pages;
+        *pages += Rings::pages(queues, size);
+        Rings::new(first, queues, size)
+    })
 }
 
 fn disk(device: &DeviceDescription, module: Option<&Range<u64>>) -> Result<Disk, String> {
@@ -189,9 +219,32 @@ impl DeviceTable {
         self.slots.iter().flatten().map(|device| &**device)
     }
 
+    /// What they need to get at the guest's memory.
+    pub fn needs(&self) -> Needs {
+        let mut needs = Needs::default();
+        for device in self.iter() {
+            match &device.rings {
+                None => needs.foreign = true,
+                Some(rings) => needs.ring_pages = needs.ring_pages.max(rings.end()),
+            }
+            needs
+                .lasting
+                .push(device.transport.device().backend().storage().range());
+        }
+        needs
+    }
+
+    /// The rings of all devices whose drivers grant them.
+    pub fn rings(&self) -> impl Iterator<Item = &Rings> {
+        self.iter().filter_map(|device| device.rings.as_ref())
+    }
+
     /// Carries out one access and gives the answer.
-    pub fn access(&mut self, ram: &GuestRam, access: Access) -> u64 {
-        let mut bus = Bus { table: self, ram };
+    pub fn access(&mut self, memory: &Memory, access: Access) -> u64 {
+        let mut bus = Bus {
+            table: self,
+            memory,
+        };
         match access {
             Access::Read { space, addr, width } => bus.read(space, addr, width),
             Access::Write {
@@ -203,27 +256,31 @@ impl DeviceTable {
                 bus.write(space, addr, width, value);
                 0
             }
-            Access::Rep(rep) => rep.run(&mut bus, &mut &*ram).data,
+            Access::Rep(rep) => rep.run(&mut bus, &mut &*memory).data,
             Access::Invalidate => {
-                ram.unmap_all();
+                memory.unmap_foreign();
                 0
             }
         }
     }
 
     /// Carries out a posted write.
-    pub fn posted(&mut self, ram: &GuestRam, write: &PostedWrite) {
+    pub fn posted(&mut self, memory: &Memory, write: &PostedWrite) {
         let PostedWrite {
             space,
             addr,
             width,
             value,
         } = *write;
-        Bus { table: self, ram }.write(space, addr, width, value);
+        Bus {
+            table: self,
+            memory,
+        }
+        .write(space, addr, width, value);
     }
 
     /// Runs the queues that were kicked, a bounded number of requests each. Returns whether there is more to do.
-    pub fn run(&mut self, ram: &GuestRam) -> bool {
+    pub fn run(&mut self, memory: &Memory) -> bool {
         let (mut more, mut idle) = (false, false);
         for index in 0..SLOTS {
             let Some(Some(device)) = self.slots.get_mut(index) else {
@@ -240,7 +297,8 @@ impl DeviceTable {
             device.listen_again();
             if device.transport.has_work() {
                 let before = device.transport.counters().requests;
-                device.transport.run(ram, BUDGET, &mut self.scratch);
+                let memory = memory.of(device.rings.as_ref());
+                device.transport.run(&memory, BUDGET, &mut self.scratch);
                 match device.poll(before) {
                     Next::Yield => idle = true,
                     Next::Wait | Next::Look | Next::Arm => more |= device.transport.has_work(),
@@ -305,7 +363,12 @@ impl DeviceTable {
             warn(&mut self.limiter, &format_args!("device {slot}: {refusal}"));
         }
         if let Some(fault) = device.transport.take_fault() {
-            let text = format_args!("device {slot}: driver fault, broken until reset: {fault}");
+            let whose = if fault.kind.is_drivers() {
+                "driver fault"
+            } else {
+                "failure"
+            };
+            let text = format_args!("device {slot}: {whose}, broken until reset: {fault}");
             warn(&mut self.limiter, &text);
         }
     }
@@ -357,6 +420,14 @@ impl Device {
         self.ports.drain(..).for_each(events::close);
     }
 
+    /// How it and its driver share memory.
+    pub fn sharing(&self) -> Sharing {
+        match self.rings {
+            Some(_) => Sharing::Grants,
+            None => Sharing::Foreign,
+        }
+    }
+
     /// How it and its driver notify one another, in words.
     pub fn notifications(&self) -> String {
         let doorbell = self.doorbell.as_str();
@@ -406,6 +477,7 @@ impl Device {
             ("suppressed", queue.suppressed),
             ("bad-accesses", queue.bad_accesses),
             ("faults", queue.faults),
+            ("failures", queue.failures),
             ("resets", queue.resets),
             ("refusals", queue.refusals),
             ("reads", disk.reads),
@@ -425,7 +497,7 @@ impl Device {
 /// The guest's register accesses on their way to a device.
 struct Bus<'a> {
     table: &'a mut DeviceTable,
-    ram: &'a GuestRam,
+    memory: &'a Memory,
 }
 
 /// Where an address leads.
@@ -467,9 +539,12 @@ impl RegisterBus for Bus<'_> {
         let Place::Window(slot, offset) = place(space, addr) else {
             return;
         };
-        let ram = self.ram;
+        let memory = self.memory;
         if let Some(device) = self.device(slot, addr) {
-            device.transport.write(ram, offset, width.bytes(), value);
+            let memory = memory.of(device.rings.as_ref());
+            device
+                .transport
+                .write(&memory, offset, width.bytes(), value);
             self.table.settle(slot.index());
         }
     }

@@ -1,4 +1,4 @@
-//! The guest's memory: mapped on first touch, 2 MiB at a time, and kept.
+//! The guest's memory, all of it: mapped on first touch, 2 MiB at a time, and kept.
 //!
 //! Guest frame `g` appears at window frame `base + g`, so that a guest-physical
 //! address is a pointer after one check and one addition. Xen counts a reference a
@@ -23,6 +23,7 @@ use xen_hypercall::memory::{self, PhysmapSpace, RemoveFromPhysmap};
 use xen_hypercall::multicall::{self, MulticallEntry};
 use xen_hypercall::{DomId, Errno, Gfn};
 
+use super::copy;
 use super::frames::FRAME;
 use super::space::{self, SpaceError};
 use crate::counters;
@@ -287,25 +288,6 @@ impl Unmapper {
         }
         counters::add(&counters::FRAMES_UNMAPPED, (self.used - failed) as u64);
         self.used = 0;
-    }
-}
-
-/// Copies with `rep movsb`, which the CPU does in the widest pieces it has.
-///
-/// # Safety
-/// Both ranges are valid for `len` bytes; other writers to them are tolerated, as the
-/// copy is made of single machine accesses, not of Rust reads.
-#[inline]
-unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
-    // SAFETY: the caller's promise; the direction flag is clear by the ABI.
-    unsafe {
-        core::arch::asm!(
-            "rep movsb",
-            inout("rcx") len => _,
-            inout("rsi") from => _,
-            inout("rdi") to => _,
-            options(nostack, preserves_flags),
-        );
     }
 }
 

@@ -8,6 +8,7 @@ use crate::device::{
     AVAIL, DESC, Device, FEATURES, HEADER, INDIRECT, NEXT, NOTIFICATION_DATA, NOTIFY, SIZE, STATUS,
     STATUS_BYTE, WRITE, describe,
 };
+use crate::platform::Granted;
 
 /// What the device has to be afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,6 +226,60 @@ pub const ATTACKS: &[Attack] = &[
     }),
 ];
 
+/// Those against a device that has only what it is granted.
+pub const GRANT_ATTACKS: &[Attack] = &[
+    attack(4, "data in memory that is not granted", |d| {
+        read_into(d, granted(d).plain, 512)
+    }),
+    attack(4, "data of a grant that was never made", |d| {
+        read_into(d, granted(d).never, 512)
+    }),
+    attack(4, "data in a page that is granted for reading", |d| {
+        read_into(d, granted(d).readonly, 512)
+    }),
+    attack(4, "data of a reference beyond all", |d| {
+        read_into(d, u64::MAX - 0xfff, 512)
+    }),
+    attack(4, "header of a grant that was never made", |d| {
+        d.describe_read(0);
+        d.describe(0, granted(d).never, 16, NEXT, 1);
+        submit(d, 0)
+    }),
+    attack(4, "status in a page that is granted for reading", |d| {
+        d.describe_read(0);
+        d.describe(2, granted(d).readonly, 1, WRITE, 0);
+        d.submit(0);
+        d.settle();
+        // What could not be answered must not look done.
+        if d.used() == 0 { Broken } else { Fine }
+    }),
+    attack(4, "indirect table of a grant that was never made", |d| {
+        raw_chain(d, &[(granted(d).never, 32, INDIRECT, 0)])
+    }),
+    attack(14, "rings in memory that is not granted", |d| {
+        rings_at(d, granted(d).plain)
+    }),
+    attack(14, "rings of a grant that was never made", |d| {
+        rings_at(d, granted(d).never)
+    }),
+    attack(14, "used ring in a page that is granted for reading", |d| {
+        d.negotiate();
+        d.set_queue();
+        d.set_address(0xa0, granted(d).readonly);
+        d.set(0x44, 1);
+        Broken
+    }),
+];
+
+fn granted(d: &Device<'_>) -> Granted {
+    let none = Granted {
+        plain: 0,
+        readonly: 0,
+        never: 0,
+    };
+    d.platform.granted().unwrap_or(none)
+}
+
 fn submit(d: &mut Device<'_>, head: u16) -> Outcome {
     d.submit(head);
     Broken
@@ -379,9 +434,14 @@ fn strings(d: &mut Device<'_>) -> Outcome {
         asm!("rep stosb", inout("rcx") 256usize => _, inout("rdi") registers.at(0x100) => _, in("al") 0xffu8);
     }
     let magic = memory.load::<u32>(0);
+    // Memory that is not granted is out of reach for registers too.
+    let expected = match d.platform.granted() {
+        Some(_) => 0,
+        None => 0x7472_6976,
+    };
     d.describe_read(0);
     d.submit(0);
-    if magic == 0x7472_6976 && d.wait_used(1) {
+    if magic == expected && d.wait_used(1) {
         Fine
     } else {
         Broken

@@ -30,6 +30,8 @@ const NEEDS_RESET: u32 = 64;
 pub const FEATURES: u64 = 1 << 32 | 1 << 29 | 1 << 28;
 /// Kicks say how far the driver is.
 pub const NOTIFICATION_DATA: u64 = 1 << 38;
+/// Addresses are what the platform makes of them.
+const ACCESS_PLATFORM: u64 = 1 << 33;
 const MAGIC: u32 = 0x7472_6976;
 
 /// The device.
@@ -96,6 +98,10 @@ impl<'a> Device<'a> {
         self.set(STATUS, 0);
         self.set(STATUS, 1);
         self.set(STATUS, 3);
+        let features = match self.platform.granted() {
+            Some(_) => features | ACCESS_PLATFORM,
+            None => features,
+        };
         for half in 0..2 {
             self.set(0x24, half);
             self.set(0x20, (features >> (32 * half)) as u32);

@@ -15,10 +15,10 @@ pub mod platform;
 
 use core::fmt;
 
-use attacks::{ATTACKS, Outcome};
+use attacks::{ATTACKS, GRANT_ATTACKS, Outcome};
 use device::Device;
 pub use memory::Page;
-pub use platform::Platform;
+pub use platform::{Granted, Platform};
 
 /// How it went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,11 +47,15 @@ impl fmt::Display for Summary {
 
 /// Carries out all attacks, and gives `report` a line for each.
 pub fn run(device: &mut Device, mut report: impl FnMut(fmt::Arguments<'_>)) -> Summary {
+    let more = match device.platform.granted() {
+        Some(_) => GRANT_ATTACKS,
+        None => &[],
+    };
     let mut summary = Summary {
-        attacks: ATTACKS.len(),
+        attacks: ATTACKS.len().saturating_add(more.len()),
         ..Summary::default()
     };
-    for attack in ATTACKS {
+    for attack in ATTACKS.iter().chain(more) {
         device.set_up();
         let expected = (attack.run)(device);
         device.settle();

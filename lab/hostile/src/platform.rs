@@ -2,6 +2,17 @@
 
 use crate::memory::Page;
 
+/// Addresses that a device must not follow.
+#[derive(Clone, Copy, Debug)]
+pub struct Granted {
+    /// Of RAM, without a grant.
+    pub plain: u64,
+    /// Of a page that is granted for reading only.
+    pub readonly: u64,
+    /// Of a grant that was never made.
+    pub never: u64,
+}
+
 /// Memory, time, and a second thread.
 pub trait Platform {
     /// A page of RAM, zeroed, that stays for ever.
@@ -21,6 +32,11 @@ pub trait Platform {
 
     /// An address below the end of RAM, or near it, where there is none.
     fn hole(&self) -> u64;
+
+    /// Addresses to attack with, if memory is shared by grant: then all addresses of pages are of grants.
+    fn granted(&self) -> Option<Granted> {
+        None
+    }
 
     /// Does `work`, and meanwhile `other` again and again, beside it if it can.
     fn beside(&self, other: &(dyn Fn() + Sync), work: &mut dyn FnMut());

@@ -42,6 +42,14 @@ fn all_keys_are_understood() {
     assert!(!device.packed());
     assert_eq!(device.interrupt(TargetType::Pvh), Interrupt::Msi);
     assert_eq!(device.doorbell(), Doorbell::EventChannel);
+    assert_eq!(device.memory(), Memory::Foreign);
+    let (_, device) = parse("type=blk,backend=module,memory=grants").unwrap();
+    assert_eq!(device.memory(), Memory::Grants);
+    assert_eq!(device.check_guest(TargetType::Pvh), Ok(()));
+    assert_eq!(
+        device.check_guest(TargetType::Hvm),
+        Err(ConfigError::GrantsNotForHvm)
+    );
 }
 
 #[test]
@@ -218,6 +226,7 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
         (1..=MAX_QUEUES, 1..=15_u32),
         proptest::option::of(proptest::sample::select(&Interrupt::ALL[..])),
         proptest::option::of(proptest::sample::select(&Doorbell::ALL[..])),
+        proptest::sample::select(&Memory::ALL[..]),
     )
         .prop_map(
             |(
@@ -229,6 +238,7 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
                 (queues, shift),
                 interrupt,
                 doorbell,
+                memory,
             )| {
                 DeviceDescription {
                     kind: DeviceType::Blk,
@@ -243,6 +253,7 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
                     block_size,
                     interrupt,
                     doorbell,
+                    memory,
                 }
             },
         )
@@ -293,7 +304,7 @@ proptest! {
     /// Strings that are nearly right reach deeper than random bytes do.
     #[test]
     fn nearly_right_strings_give_a_device_or_an_error_with_a_remedy(
-        text in "((slot|type|backend|serial|readonly|block-size|packed|queues|queue-size|interrupt|doorbell)=(blk|module|msi|polled|ram:[0-9]{0,22}[KMG]?|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
+        text in "((slot|type|backend|serial|readonly|block-size|packed|queues|queue-size|interrupt|doorbell|memory)=(blk|module|msi|polled|grants|ram:[0-9]{0,22}[KMG]?|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
     ) {
         match DeviceDescription::parse(text.as_bytes()) {
             Ok((_, device)) => {

@@ -331,10 +331,10 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
             Register::DriverFeatures => return self.set_driver_features(value),
             Register::QueueSel => self.queue_sel = value,
             Register::QueueReady => return self.set_queue_ready(mem, value),
-            Register::QueueReset => return self.reset_queue(value),
+            Register::QueueReset => return self.reset_queue(mem, value),
             Register::QueueNotify => return self.notify(value),
             Register::InterruptAck => self.interrupt &= !(value & !self.kept),
-            Register::Status => return self.set_status(value),
+            Register::Status => return self.set_status(mem, value),
             Register::ShmSel => {}
             Register::QueueSize => return self.configure(|config| config.set_size(value)),
             Register::QueueDescLow => return self.set_half(Area::Desc, false, value),

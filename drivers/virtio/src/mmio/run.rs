@@ -89,7 +89,7 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
                 {
                     let _ = queue.publish(mem);
                 }
-                self.break_device(index, kind);
+                self.break_device(mem, index, kind);
             }
         }
     }
@@ -147,10 +147,22 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
         Ok(())
     }
 
-    pub(super) fn break_device(&mut self, queue: usize, kind: FaultKind) {
+    /// Nothing is read from a ring any more, or written to one, until the driver has reset the device.
+    pub(super) fn break_device<M: GuestMemory + ?Sized>(
+        &mut self,
+        mem: &M,
+        queue: usize,
+        kind: FaultKind,
+    ) {
         let queue = u16::try_from(queue).unwrap_or(u16::MAX);
         self.fault = Some(Fault { queue, kind });
-        bump(&mut self.counters.faults);
+        let counter = if kind.is_drivers() {
+            &mut self.counters.faults
+        } else {
+            &mut self.counters.failures
+        };
+        bump(counter);
+        self.close_rings(mem);
         self.status |= Status::NEEDS_RESET;
         // Only a driver that has said DRIVER_OK expects a notification (2.1.2).
         if self.status.contains(Status::DRIVER_OK) {

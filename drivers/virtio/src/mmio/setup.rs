@@ -66,7 +66,7 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
             return false;
         };
         if value == 0 {
-            self.stop_queue(index);
+            self.stop_queue(mem, index);
             return true;
         }
         let features = self.features();
@@ -87,16 +87,18 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
                 slot.kicked = running;
                 self.epoch = epoch;
             }
-            Err(kind) => self.break_device(index, kind),
+            Err(kind) => self.break_device(mem, index, kind),
         }
         true
     }
 
     /// A driver may stop a queue at any time (4.2.2.2), and waits until QueueReady says so. While the device runs, the
     /// queue comes back with a reset only.
-    fn stop_queue(&mut self, index: usize) {
+    fn stop_queue<M: GuestMemory + ?Sized>(&mut self, mem: &M, index: usize) {
         if let Some(slot) = self.queues.get_mut(index) {
-            slot.queue = None;
+            if let Some(queue) = slot.queue.take() {
+                queue.close(mem);
+            }
             slot.kicked = false;
             if let Ok(number) = u16::try_from(index) {
                 self.device.reset_queue(number);
@@ -105,14 +107,14 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
     }
 
     /// Resets one queue (2.6.1), if that was negotiated.
-    pub(super) fn reset_queue(&mut self, value: u32) -> bool {
+    pub(super) fn reset_queue<M: GuestMemory + ?Sized>(&mut self, mem: &M, value: u32) -> bool {
         let Some(index) = self.place(self.queue_sel) else {
             return false;
         };
         if value != 1 || !self.features().contains(Features::RING_RESET) {
             return false;
         }
-        self.stop_queue(index);
+        self.stop_queue(mem, index);
         if let Some(slot) = self.queues.get_mut(index) {
             slot.config = QueueConfig::new(slot.config.max());
             slot.renewable = true;
@@ -120,11 +122,17 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
         true
     }
 
-    pub(super) fn set_status(&mut self, value: u32) -> bool {
+    /// Closes the rings of all queues.
+    pub(super) fn close_rings<M: GuestMemory + ?Sized>(&self, mem: &M) {
+        let queues = self.queues.iter().filter_map(|slot| slot.queue.as_ref());
+        queues.for_each(|queue| queue.close(mem));
+    }
+
+    pub(super) fn set_status<M: GuestMemory + ?Sized>(&mut self, mem: &M, value: u32) -> bool {
         match self.status.step(value) {
             Step::Illegal => false,
             Step::Reset => {
-                self.reset();
+                self.reset(mem);
                 true
             }
             Step::Add(mut added) => {
@@ -139,6 +147,9 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
                 self.status |= added;
                 if added.contains(Status::DRIVER_OK) {
                     self.start();
+                }
+                if added.contains(Status::FAILED) {
+                    self.close_rings(mem);
                 }
                 true
             }
@@ -168,7 +179,8 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
         }
     }
 
-    fn reset(&mut self) {
+    fn reset<M: GuestMemory + ?Sized>(&mut self, mem: &M) {
+        self.close_rings(mem);
         for slot in &mut self.queues {
             slot.queue = None;
             slot.kicked = false;

@@ -5,7 +5,7 @@ use super::split::Split;
 use super::{MAX_SIZE, Queue, Ring};
 use crate::fault::FaultKind;
 use crate::features::Features;
-use crate::mem::{Gpa, GuestMemory, MemError};
+use crate::mem::{Gpa, GuestMemory, RingArea};
 
 /// The three areas of a ring, in the order of their registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,8 @@ impl QueueConfig {
         };
     }
 
-    /// Checks everything and makes the queue. `epoch` is another one for each queue that a device ever has at this place.
+    /// Checks everything, opens the ring and makes the queue. `epoch` is another one for each queue that a device ever has;
+    /// [`Queue::close`] closes the ring.
     ///
     /// # Errors
     /// What the driver got wrong.
@@ -99,10 +100,26 @@ impl QueueConfig {
             if !address.is_multiple_of(align) || address.checked_add(len).is_none() {
                 return Err(FaultKind::RingAddress(address));
             }
-            mem.check(Gpa(address), len)
-                .map_err(|_| MemError::new(Gpa(address), len))?;
         }
-        let areas = areas.map(|(address, ..)| Gpa(address));
+        let [desc, driver, device] = areas.map(|(address, _, len)| RingArea {
+            at: Gpa(address),
+            len,
+            writable: false,
+        });
+        let areas = [
+            // The device marks the descriptors of a packed ring as used.
+            RingArea {
+                writable: packed,
+                ..desc
+            },
+            driver,
+            RingArea {
+                writable: true,
+                ..device
+            },
+        ];
+        mem.open_ring(epoch, &areas)?;
+        let areas = areas.map(|area| area.at);
         let ring = if packed {
             Ring::Packed(Packed::new(size, areas, features))
         } else {

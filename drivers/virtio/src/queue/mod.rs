@@ -85,6 +85,11 @@ impl Queue {
         }
     }
 
+    /// The queue is not used any more.
+    pub fn close<M: GuestMemory + ?Sized>(&self, mem: &M) {
+        mem.close_ring(self.epoch);
+    }
+
     /// Takes the next request; its buffers go into `chain`. `heads` is the set of heads in flight: a bit for each entry,
     /// none of them set at the start, and for nobody else to change.
     ///
@@ -145,11 +150,12 @@ impl Queue {
         ring!(&self.ring, ring => ring.place_word() == place)
     }
 
-    /// Shows the driver everything that was given back.
+    /// Shows the driver everything that was given back, when all that was written for it is in the guest's memory.
     ///
     /// # Errors
-    /// [`MemError`] if the ring is not RAM any more.
+    /// [`MemError`] if something could not be written, or the ring is not RAM any more.
     pub fn publish<M: GuestMemory + ?Sized>(&mut self, mem: &M) -> Result<(), MemError> {
+        mem.flush()?;
         ring!(&mut self.ring, ring => ring.publish(mem))
     }
 

@@ -77,6 +77,12 @@ impl Table {
             _ => Err(FaultKind::DescriptorIndex(index)),
         }
     }
+
+    /// All of it is about to be read, one descriptor after the other.
+    fn prefetch<M: GuestMemory + ?Sized>(self, mem: &M) -> Result<(), FaultKind> {
+        let len = u64::from(self.entries).saturating_mul(SIZE);
+        Ok(mem.prefetch(self.base, len)?)
+    }
 }
 
 impl Split {
@@ -100,6 +106,7 @@ impl Split {
             let descriptor = table.load(mem, index)?;
             if descriptor.flags.contains(Flags::INDIRECT) {
                 table = descriptor.table(self.indirect && !inside, Layout::Split)?;
+                table.prefetch(mem)?;
                 inside = true;
                 index = 0;
                 continue;
@@ -191,6 +198,7 @@ impl Packed {
         chain: &mut Chain,
     ) -> Result<(), FaultKind> {
         let table = descriptor.table(self.indirect, Layout::Packed)?;
+        table.prefetch(mem)?;
         for index in 0..table.entries {
             let inner = table.load(mem, index)?;
             if inner.flags.contains(Flags::INDIRECT) {

@@ -8,7 +8,7 @@ use vd_paired::pattern;
 use super::Verdict;
 use crate::connect::Connected;
 use crate::disk::{Disk, sectors};
-use crate::{interrupts, ring};
+use crate::{grants, interrupts, ring};
 
 const SEED: u64 = 0x7061_6972;
 
@@ -27,6 +27,8 @@ pub fn run(device: &Connected) -> Verdict {
         return Err(format!("{interrupts} interrupts for {requests} requests"));
     }
     let size = disk.sectors();
+    drop(disk);
+    grants::check_all_back()?;
     Ok(format!(
         "sectors={size} requests={requests} interrupts={interrupts} kicks={kicks}"
     ))

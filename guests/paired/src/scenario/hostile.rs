@@ -8,10 +8,10 @@ use alloc::string::{String, ToString};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
-use spin::Mutex;
+use spin::{Mutex, Once};
 use vd_config::SlotIndex;
 use vd_hostile::device::Device;
-use vd_hostile::{Page, Platform};
+use vd_hostile::{Granted, Page, Platform};
 use vd_paired::pattern;
 use vd_rt::mem::frames::{self, FRAME};
 use vd_rt::xen::{XEN, time};
@@ -20,7 +20,7 @@ use xen_hypercall::sched;
 use super::Verdict;
 use crate::connect::{self, Connected};
 use crate::disk::{Disk, sectors};
-use crate::{cpu, say};
+use crate::{cpu, grants, say};
 
 /// CPU of the honest driver.
 const HONEST: usize = 1;
@@ -40,6 +40,9 @@ static SERVED: AtomicU64 = AtomicU64::new(0);
 static TROUBLE: Mutex<Option<String>> = Mutex::new(None);
 /// What the scribbler does, as the address of a `&(dyn Fn() + Sync)`; 0 = nothing.
 static SCRIBBLE: AtomicUsize = AtomicUsize::new(0);
+
+/// What is there to attack with.
+static GRANTED: Once<Granted> = Once::new();
 
 /// Says where RAM ends.
 pub fn set_end_of_ram(end: u64) {
@@ -131,8 +134,21 @@ impl Platform for Paired {
         // SAFETY: a fresh frame, mapped, and never given back.
         unsafe {
             bytes.write_bytes(0, FRAME as usize);
-            Ok(Page::new(bytes, start))
+            Ok(Page::new(bytes, grants::share(start, FRAME, false)))
         }
+    }
+
+    fn granted(&self) -> Option<Granted> {
+        grants::are_used().then(|| {
+            *GRANTED.call_once(|| {
+                let page = || frames::allocate(1, 1, false).unwrap_or(0);
+                Granted {
+                    plain: page(),
+                    readonly: grants::share(page(), FRAME, true),
+                    never: grants::never(),
+                }
+            })
+        })
     }
 
     fn milliseconds(&self) -> u64 {

@@ -11,7 +11,7 @@ use super::Verdict;
 use crate::connect::Connected;
 use crate::disk::{Disk, sectors};
 use crate::ring::Bell;
-use crate::{interrupts, ring};
+use crate::{grants, interrupts, ring};
 
 pub fn run(device: &Connected, plan: &Plan) -> Verdict {
     let slot = device.device.slot;
@@ -53,6 +53,8 @@ pub fn run(device: &Connected, plan: &Plan) -> Verdict {
         _ => String::new(),
     };
     let size = disk.sectors();
+    drop(disk);
+    grants::check_all_back()?;
     Ok(format!(
         "sectors={size} serial={serial} requests={requests} interrupts={interrupts} kicks={kicks}{payload}"
     ))

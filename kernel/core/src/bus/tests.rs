@@ -33,6 +33,7 @@ impl Bench {
                 interrupt,
                 doorbell,
                 queues: 2,
+                memory: Memory::Foreign,
             }),
         };
         bench.guest("state", "1");

@@ -34,10 +34,15 @@ unsafe extern "C" {
 
 const GIB: u64 = 1 << 30;
 const SPECIAL_FRAMES: u64 = 512;
+/// Most pages that other domains' grants are mapped to: what 16 devices with four queues of 32768 entries need.
+const GRANT_FRAMES: u64 = 1 << 14;
 
 static SPACE: IrqLock<Option<AddressSpace<'static>>> = IrqLock::new(None);
 static SPECIAL: IrqLock<Option<FrameSet<'static>>> = IrqLock::new(None);
 static WINDOW: Once<Range<u64>> = Once::new();
+/// Where grants are mapped, and up to where there are page tables.
+static GRANTS: Once<u64> = Once::new();
+static GRANTS_MAPPED: AtomicU64 = AtomicU64::new(0);
 /// Up to where the guest's window has page tables.
 static WINDOW_MAPPED: AtomicU64 = AtomicU64::new(0);
 
@@ -166,6 +171,8 @@ pub unsafe fn init(info: &BootInfo, extra: &[u64]) -> Result<(), SpaceError> {
     };
     // SAFETY: nothing is there until Xen puts something there at our request.
     unsafe { space.map(&region, &mut TableFrames) }?;
+    GRANTS.call_once(|| end);
+    let end = end + GRANT_FRAMES * FRAME;
     WINDOW.call_once(|| end.next_multiple_of(GIB)..1 << address_bits());
     let words = bitmap_words(SPECIAL_FRAMES) * 8;
     let bits = frames::allocate(words.div_ceil(FRAME), 1, true)? as *mut u64;
@@ -220,6 +227,36 @@ pub fn release_special(first: u64, count: u64) {
             set.release(first..first + count);
         }
     });
+}
+
+/// Makes addresses for `frames` pages of grants and returns the first. There is one such window.
+///
+/// # Errors
+/// There is no room for so many, or no memory for page tables.
+pub fn grant_window(frames: u64) -> Result<u64, SpaceError> {
+    let start = *GRANTS.get().ok_or(SpaceError::OutOfMemory)?;
+    if frames > GRANT_FRAMES {
+        return Err(SpaceError::TooLarge(frames * FRAME, GRANT_FRAMES * FRAME));
+    }
+    // In large pages, which cost no page table.
+    let end = start + (frames * FRAME).next_multiple_of(2 << 20);
+    // A window that was made for an attempt that failed is used again.
+    let mapped = GRANTS_MAPPED.load(Ordering::Relaxed).max(start);
+    if end <= mapped {
+        return Ok(start);
+    }
+    let region = Region {
+        range: mapped..end,
+        access: Access::ReadWrite,
+    };
+    SPACE.with(|space| {
+        let space = space.as_mut().ok_or(SpaceError::OutOfMemory)?;
+        // SAFETY: nothing is there until grants are mapped at our request, and those are only touched by the mapper's
+        // own accessors.
+        unsafe { space.map(&region, &mut TableFrames) }.map_err(SpaceError::from)
+    })?;
+    GRANTS_MAPPED.store(end, Ordering::Relaxed);
+    Ok(start)
 }
 
 /// Makes addresses for a guest of `bytes` bytes of guest-physical address space and

@@ -95,6 +95,7 @@ fn pvh_guests_need_no_acpi_and_take_other_notifications() {
         ("pvh", "interrupt=edge", "I/O APIC"),
         ("hvm", "interrupt=event-channel", "PVH guests"),
         ("hvm", "doorbell=event-channel", "type hvm"),
+        ("hvm", "memory=grants", "PVH guests"),
     ] {
         let text = GOOD
             .replace("hvm", kind)

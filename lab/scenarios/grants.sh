@@ -1,0 +1,84 @@
+# shellcheck shell=bash
+# Memory by grant: a paired guest lends its rings and buffers page by page. Its disks work, the driver domain maps nothing
+# but rings, and keeps no page when a disk has been reset or the guest has gone; what was not granted breaks one disk.
+# timeout: 120
+
+# ask COUNT COMMAND: types a command at the guest's console and waits for that many results, none of which is a failure.
+ask() {
+    local count=$1 command=$2 before
+    before=$(grep -ac '^paired: [a-z]* .*: \(PASS\|FAIL\)' "$(console granting)" || true)
+    type_at granting "$command"
+    wait_for 60 "results of $command" has_results $((before + count))
+    grep -a "^paired: ${command%% *} " "$(console granting)" | tail -n "$count"
+    if console_says granting '^paired: .*FAIL'; then
+        fail "$(grep -am 1 '^paired: .*FAIL' "$(console granting)")"
+    fi
+}
+
+has_results() { (($(grep -ac '^paired: [a-z]* .*: \(PASS\|FAIL\)' "$(console granting)") >= $1)); }
+
+# settled NAME VALUE: a counter has got there; the driver domain publishes it when it is idle.
+settled() { [[ $(counter granting "$1") == "$2" ]]; }
+
+# nothing_is_mapped: no page of the guest, neither granted nor otherwise.
+nothing_is_mapped() {
+    [[ $(counter granting frames-mapped) == 0 ]] &&
+        (($(counter granting grant-maps) > 0)) &&
+        [[ $(counter granting grant-unmaps) == "$(counter granting grant-maps)" ]]
+}
+
+# of SLOT KEY: a number of the last result of a slot.
+of() { grep -a "^paired: .* slot=$1 " "$(console granting)" | sed -n "s/.* $2=\([0-9]*\).*/\1/p" | tail -n 1; }
+
+step "a PVH guest that grants its memory"
+rm -f "$(console granting)" "$(console granting-vd)"
+config=/root/granting.cfg
+sed -e 's/^name = .*/name = "granting"/' -e 's/^cmdline = .*/cmdline = "run=console log=warn memory=grants step=1"/' \
+    -e '/"slot=[3-57]/d' -e 's/\(doorbell=[a-z-]*\)/memory=grants,\1/' /root/examples/paired.cfg >"$config"
+grep slot= "$config"
+expect_ok vdom create "$config"
+wait_for 30 "the guest is ready" console_says granting '^paired: ready'
+id=$(xl domid granting) driver=$(xl domid granting-vd)
+assert_eq "$(xenstore-read "/local/domain/$driver/backend/virtio/$id/0/memory")" grants "what the back end asks for"
+
+step "each disk: one request at a time"
+ask 4 selftest
+# A serial number, 100 writes, 100 reads; with indirect descriptors. Each: the table, the header, the data of a write;
+# then what is written for the guest, in one. And a ring of three areas is mapped, and unmapped.
+calls=$((3 + 100 * 4 + 100 * 3 + 3 + 1))
+wait_for 10 "hypercalls for grants" settled hypercall-20 $((4 * calls))
+assert_eq "$(counter granting grant-maps) $(counter granting grant-unmaps)" "12 12" "pages of rings, mapped and unmapped"
+assert_eq "$(counter granting frames-mapped)" 0 "other pages"
+echo "$(counter granting hypercall-20) hypercalls, as they should be"
+
+step "each disk: all of it"
+ask 4 data
+wait_for 10 "nothing is mapped when all disks are reset" nothing_is_mapped
+for slot in 0 1 2 6; do
+    assert_eq "$(counter granting "device-$slot-faults")" 0 "faults of slot $slot"
+done
+assert_eq "$(counter granting grant-refused)" 0 "refused grants"
+echo "$(counter granting grant-maps) pages mapped and unmapped, $(counter granting grant-copies) pieces copied," \
+    "$(counter granting grant-bytes) bytes, $(counter granting hypercall-20) hypercalls for all of that"
+no_warnings
+
+step "what was not granted, and what was granted for reading"
+ask 1 'hostile 1'
+ask 1 'selftest 0'
+ask 1 'selftest 1'
+wait_for 10 "nothing is mapped after that" nothing_is_mapped
+(($(counter granting grant-refused) > 0)) || fail "no grant was refused"
+assert_eq "$(counter granting device-0-faults)" 0 "faults of the other disk"
+
+step "a guest that goes while its rings are mapped"
+before=$(counter granting grant-unmaps)
+type_at granting 'latency 0'
+wait_for 20 "the disk is set up" console_says granting '^paired: latency slot=0 .*: set up'
+wait_for 10 "its ring is mapped" settled grant-maps $((before + 3))
+assert_eq "$(counter granting grant-unmaps)" "$before" "pages unmapped meanwhile"
+xl destroy granting
+wait_for_end 20 granting-vd
+wait_for 5 "no zombie" no_zombie
+grep -a 'stay' "$(console granting-vd)" && fail "pages stay mapped"
+expect_ok vdom destroy granting
+assert_clean
