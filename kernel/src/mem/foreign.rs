@@ -18,7 +18,7 @@ use core::sync::atomic::{AtomicU16, Ordering, fence};
 
 use vd_ioreq::rep::RamFault;
 use vd_kernel_core::foreign::{CHUNK_FRAMES, ChunkBits, ForeignMap, TooLarge, bit, set_bit};
-use vd_virtio::mem::{Gpa, GuestMemory, MemError};
+use vd_virtio::mem::{Cause, Gpa, GuestMemory, MemError};
 use xen_hypercall::memory::{self, PhysmapSpace, RemoveFromPhysmap};
 use xen_hypercall::multicall::{self, MulticallEntry};
 use xen_hypercall::{DomId, Errno, Gfn};
@@ -140,6 +140,7 @@ impl GuestRam {
     #[cold]
     fn map_range(&self, gpa: Gpa, len: u64) -> Result<(), MemError> {
         let state = &mut *self.state.borrow_mut();
+        let earlier = state.refused.take();
         if state.map.is_beyond(gpa.0, len) {
             self.grow(state);
         }
@@ -156,10 +157,15 @@ impl GuestRam {
             }
         }
         if state.map.is_mapped(gpa.0, len) {
-            Ok(())
-        } else {
-            Err(MemError::new(gpa, len))
+            state.refused = state.refused.or(earlier);
+            return Ok(());
         }
+        let cause = match state.refused {
+            Some(_) => Cause::Platform,
+            None => Cause::NotRam,
+        };
+        state.refused = state.refused.or(earlier);
+        Err(MemError::because(cause, gpa, len))
     }
 
     /// Looks whether the guest has got memory beyond what it had.
