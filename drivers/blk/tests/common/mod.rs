@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test uses some of it")]
 
 use std::ptr::NonNull;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use vd_virtio::{Chain, Device, Gpa, GuestMemory, MemError, MmioTransport};
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
@@ -146,12 +146,15 @@ impl GuestMemory for ArenaMemory {
     fn fence(&self) {}
 }
 
-type Disk<D> = MmioTransport<D, 1>;
+/// A device of any type with as many queues as the drivers use.
+pub(crate) type Disk<D> = MmioTransport<D, 3>;
 type Behind<D> = Box<dyn FnMut(&mut Disk<D>) -> bool>;
+/// A device that its driver and the test share.
+pub(crate) type Shared<D> = Arc<Mutex<(Disk<D>, Chain)>>;
 
 /// The driver's transport: every call is made of register accesses, as for a device in memory.
 pub(crate) struct Registers<D> {
-    device: Mutex<(Disk<D>, Chain)>,
+    device: Shared<D>,
     kicks: u64,
     /// What goes on behind the device; returns whether that was something.
     behind: Behind<D>,
@@ -161,10 +164,15 @@ impl<D: Device> Registers<D> {
     /// The registers of a device.
     pub(crate) fn new(device: D, behind: impl FnMut(&mut Disk<D>) -> bool + 'static) -> Self {
         Self {
-            device: Mutex::new((MmioTransport::new(device, 16), Chain::new())),
+            device: Arc::new(Mutex::new((MmioTransport::new(device, 16), Chain::new()))),
             kicks: 0,
             behind: Box::new(behind),
         }
+    }
+
+    /// The device, for when its driver has the registers.
+    pub(crate) fn share(&self) -> Shared<D> {
+        Arc::clone(&self.device)
     }
 
     fn get(&self, offset: u64) -> u32 {
@@ -188,8 +196,11 @@ impl<D: Device> Registers<D> {
 impl<D: Device> Transport for Registers<D> {
     fn device_type(&self) -> DeviceType {
         assert_eq!([self.get(0), self.get(4)], [0x7472_6976, 2]);
-        assert_eq!(self.get(8), 2);
-        DeviceType::Block
+        match self.get(8) {
+            1 => DeviceType::Network,
+            2 => DeviceType::Block,
+            other => panic!("a device of type {other}"),
+        }
     }
 
     fn read_device_features(&mut self) -> u64 {
