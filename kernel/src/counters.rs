@@ -34,7 +34,7 @@ pub static POSTED_CORRUPT: AtomicU64 = AtomicU64::new(0);
 pub static YIELDS: AtomicU64 = AtomicU64::new(0);
 
 /// The counters above, and the runtime's, with their names in status reports.
-pub static NAMED: [(&str, &AtomicU64); 16] = [
+pub static NAMED: [(&str, &AtomicU64); 17] = [
     ("interrupts-taken", &UPCALLS),
     ("stray-events", &STRAY_EVENTS),
     ("sleeps", &SLEEPS),

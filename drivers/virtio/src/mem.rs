@@ -87,7 +87,9 @@ pub trait GuestMemory {
             let bytes = carried.get_mut(..here).unwrap_or(&mut []);
             let place = |start: Gpa| {
                 let offset = u64::try_from(done).unwrap_or(u64::MAX);
-                start.checked_add(offset).ok_or(MemError::new(start, offset))
+                start
+                    .checked_add(offset)
+                    .ok_or(MemError::new(start, offset))
             };
             place(from)
                 .and_then(|from| self.read(from, bytes))

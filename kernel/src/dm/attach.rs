@@ -294,7 +294,7 @@ impl Guest {
     /// What no event tells of: slots whose event was lost, lines that Xen refused to change.
     pub fn tick(&mut self) {
         slots::scan();
-        self.devices.settle_all();
+        self.devices.tick();
     }
 
     /// Whether Xen still connects the guest's first vCPU: a guest that dies loses its event channels.

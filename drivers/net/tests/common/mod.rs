@@ -17,7 +17,7 @@ const SENT: u64 = 0x60_0000;
 /// Entries of every queue.
 pub(crate) const SIZE: u16 = 256;
 
-pub(crate) type Transport = MmioTransport<NetDevice, 9, 4>;
+pub(crate) type Transport = MmioTransport<NetDevice, 9, 36>;
 
 /// The driver of one port.
 pub(crate) struct Port {
