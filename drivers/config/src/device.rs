@@ -201,6 +201,7 @@ pub struct DeviceDescription {
     queue_size: QueueSize,
     mac: Option<MacAddress>,
     mtu: Mtu,
+    offloads: bool,
     interrupt: Option<Interrupt>,
     doorbell: Option<Doorbell>,
 }
@@ -249,7 +250,10 @@ impl DeviceDescription {
                 write(key::READONLY, format_args!("{}", u8::from(self.readonly)))?;
                 write(key::BLOCK_SIZE, format_args!("{}", self.block_size.bytes()))?;
             }
-            DeviceType::Net => write(key::MTU, format_args!("{}", self.mtu.bytes()))?,
+            DeviceType::Net => {
+                write(key::MTU, format_args!("{}", self.mtu.bytes()))?;
+                write(key::OFFLOADS, format_args!("{}", u8::from(self.offloads)))?;
+            }
         }
         if let Some(mac) = self.mac {
             write(key::MAC, format_args!("{mac}"))?;
@@ -307,6 +311,11 @@ impl DeviceDescription {
     /// Most bytes of a frame behind its Ethernet header.
     pub const fn mtu(&self) -> Mtu {
         self.mtu
+    }
+
+    /// Whether checksums and segmentation may be left to the other side.
+    pub const fn offloads(&self) -> bool {
+        self.offloads
     }
 
     /// How many queues it has; of a network device, how many pairs.
@@ -392,6 +401,7 @@ struct Fields {
     queue_size: Option<QueueSize>,
     mac: Option<MacAddress>,
     mtu: Option<Mtu>,
+    offloads: Option<bool>,
     interrupt: Option<Interrupt>,
     doorbell: Option<Doorbell>,
 }
@@ -425,6 +435,11 @@ impl Fields {
             ),
             b"mac" => set(&mut self.mac, key::MAC, MacAddress::parse(value)?),
             b"mtu" => set(&mut self.mtu, key::MTU, Mtu::parse(value)?),
+            b"offloads" => set(
+                &mut self.offloads,
+                key::OFFLOADS,
+                parse_flag(key::OFFLOADS, value)?,
+            ),
             b"interrupt" => set(
                 &mut self.interrupt,
                 key::INTERRUPT,
@@ -441,7 +456,7 @@ impl Fields {
             DeviceType::Blk => [
                 (self.mac.is_some(), key::MAC),
                 (self.mtu.is_some(), key::MTU),
-                (false, ""),
+                (self.offloads.is_some(), key::OFFLOADS),
             ],
             DeviceType::Net => [
                 (self.serial.is_some(), key::SERIAL),
@@ -476,6 +491,7 @@ impl Fields {
             queue_size: self.queue_size.unwrap_or_default(),
             mac: self.mac,
             mtu: self.mtu.unwrap_or_default(),
+            offloads: self.offloads.unwrap_or(true),
             interrupt: self.interrupt,
             doorbell: self.doorbell,
         };

@@ -145,7 +145,7 @@ impl fmt::Display for ConfigError {
             ),
             Self::UnknownKey(text) => write!(
                 f,
-                "unknown key {text}: devices have slot, type, backend, serial, readonly, block-size, packed, queues, queue-size, mac, mtu, interrupt, doorbell"
+                "unknown key {text}: devices have slot, type, backend, serial, readonly, block-size, packed, queues, queue-size, mac, mtu, offloads, interrupt, doorbell"
             ),
             Self::DuplicateKey(key) => write!(f, "{key}= is given twice: remove one"),
             Self::MissingKey(key) => write!(f, "{key}= is missing: every device of this type needs one"),

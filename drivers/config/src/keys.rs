@@ -79,6 +79,8 @@ pub mod device {
     pub const MAC: &str = "mac";
     /// Most bytes of a frame behind its Ethernet header.
     pub const MTU: &str = "mtu";
+    /// Whether checksums and segmentation may be left to the other side.
+    pub const OFFLOADS: &str = "offloads";
     /// How the device interrupts the guest.
     pub const INTERRUPT: &str = "interrupt";
     /// How the guest's driver kicks.
@@ -86,9 +88,9 @@ pub mod device {
     /// In configuration strings only: the slot. In xenstore it is the directory's name.
     pub const SLOT: &str = "slot";
     /// All that xenstore has.
-    pub const ALL: [&str; 12] = [
+    pub const ALL: [&str; 13] = [
         TYPE, BACKEND, SERIAL, READONLY, BLOCK_SIZE, PACKED, QUEUES, QUEUE_SIZE, MAC, MTU,
-        INTERRUPT, DOORBELL,
+        OFFLOADS, INTERRUPT, DOORBELL,
     ];
 }
 

@@ -38,17 +38,20 @@ bitflags::bitflags! {
 }
 
 impl NetFeatures {
+    /// What lets each side leave checksums and segmentation to the other.
+    pub const OFFLOADS: Self = Self::CSUM
+        .union(Self::GUEST_CSUM)
+        .union(Self::GUEST_TSO4)
+        .union(Self::GUEST_TSO6)
+        .union(Self::HOST_TSO4)
+        .union(Self::HOST_TSO6);
+
     /// What a device with so many pairs of queues offers. The switch can do for a receiver whatever that one cannot, so
     /// that no offer depends on another port.
     pub(crate) fn offered(pairs: u16) -> Self {
-        let mut features = Self::CSUM
-            | Self::GUEST_CSUM
+        let mut features = Self::OFFLOADS
             | Self::MTU
             | Self::MAC
-            | Self::GUEST_TSO4
-            | Self::GUEST_TSO6
-            | Self::HOST_TSO4
-            | Self::HOST_TSO6
             | Self::MRG_RXBUF
             | Self::STATUS
             | Self::CTRL_VQ

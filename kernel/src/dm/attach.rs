@@ -11,7 +11,7 @@ use vd_config::Doorbell as Kind;
 use vd_config::slot::{
     DOORBELL_PORT_BASE, DOORBELL_PORT_LAST, POSTED_BASE, POSTED_LAST, RANGE_BASE, RANGE_LAST,
 };
-use vd_ioreq::doorbell::{Doorbell, DoorbellWidth, Match, Recipient};
+use vd_ioreq::doorbell::{Doorbell, DoorbellError, DoorbellWidth, Match, Recipient};
 use vd_ioreq::page::SlotPage;
 use vd_ioreq::{SlotIndex, Space, Width};
 use vd_kernel_core::description::Description;
@@ -203,7 +203,13 @@ impl Guest {
                     };
                     let slot = device.slot();
                     let assigned = engine.doorbells.assign(&doorbell);
-                    assigned.map_err(|error| format!("doorbell of device {slot}: {error:?}"))?;
+                    assigned.map_err(|error| match error {
+                        DoorbellError::Full => format!(
+                            "device {slot}: all devices together have more than {} queues: give it fewer",
+                            engine.doorbells.capacity()
+                        ),
+                        error => format!("doorbell of device {slot}: {error:?}"),
+                    })?;
                 }
                 if device.doorbell() == Kind::Port {
                     let doorbell = self.port_doorbell(device.slot());

@@ -22,7 +22,7 @@ use vd_ioreq::rep::RegisterBus;
 use vd_ioreq::{Access, Space, Width};
 use vd_kernel_core::description::Description;
 use vd_kernel_core::poll::{Next, Poller};
-use vd_net::{Mac, NetDevice, PortConfig, Switch};
+use vd_net::{Mac, NetDevice, NetFeatures, PortConfig, Switch};
 use vd_virtio::mmio::{MAX_WORDS, Placeholder};
 use vd_virtio::{Chain, Features, MmioTransport};
 use vd_xenbus::rate::{Admission, RateLimiter};
@@ -129,11 +129,11 @@ pub fn build(
             DeviceType::Net => port(device, &table.switch).map(Model::Net),
         }
         .map_err(|error| format!("device {slot}: {error}"))?;
-        let withheld = if device.packed() {
-            Features::empty()
-        } else {
-            Features::RING_PACKED
-        };
+        let mut withheld = Features::empty();
+        withheld.set(Features::RING_PACKED, !device.packed());
+        if !device.offloads() {
+            withheld |= Features::from_bits_retain(NetFeatures::OFFLOADS.bits());
+        }
         let transport = MmioTransport::new(model, device.queue_size()).without(withheld);
         let transport = if device.doorbell() == Doorbell::Posted {
             transport.with_late_acks()

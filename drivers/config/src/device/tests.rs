@@ -53,7 +53,9 @@ fn network_devices_have_an_address_and_an_mtu() {
     assert_eq!(mac.bytes(), [0, 0x16, 0x3e, 0xaa, 0, 0xff]);
     assert_eq!(mac.to_string(), "00:16:3e:aa:00:ff");
     assert_eq!((device.mtu().bytes(), device.virtqueues()), (1500, 3));
-    let (_, device) = parse(&format!("{NET},mtu=9000,queues=4,queue-size=1024")).unwrap();
+    assert!(device.offloads());
+    let (_, device) = parse(&format!("{NET},mtu=9000,queues=4,offloads=0")).unwrap();
+    assert!(!device.offloads());
     assert_eq!((device.mtu().bytes(), device.queues()), (9000, 4));
     assert_eq!(device.virtqueues(), MAX_VIRTQUEUES);
     let names: Vec<String> = pairs(&device).into_iter().map(|(name, _)| name).collect();
@@ -61,6 +63,7 @@ fn network_devices_have_an_address_and_an_mtu() {
         "type",
         "backend",
         "mtu",
+        "offloads",
         "mac",
         "packed",
         "queues",
@@ -78,7 +81,7 @@ fn what_belongs_to_other_devices_is_refused() {
         let error = refusal(&format!("{NET},{key}"));
         assert!(matches!(error, E::KeyNotFor(DeviceType::Net, _)), "{key}");
     }
-    for key in ["mac=00:16:3e:00:00:01", "mtu=1500"] {
+    for key in ["mac=00:16:3e:00:00:01", "mtu=1500", "offloads=1"] {
         let error = refusal(&format!("type=blk,backend=module,{key}"));
         assert!(matches!(error, E::KeyNotFor(DeviceType::Blk, _)), "{key}");
     }
@@ -330,6 +333,7 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
                         block_size: BlockSize::default(),
                         mac: MacAddress::new([2, a, b, c, d, e]),
                         mtu: Mtu::new(mtu).unwrap(),
+                        offloads: readonly,
                         interrupt,
                         doorbell,
                     };
@@ -347,6 +351,7 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
                     block_size,
                     mac: None,
                     mtu: Mtu::default(),
+                    offloads: true,
                     interrupt,
                     doorbell,
                 }
@@ -399,7 +404,7 @@ proptest! {
     /// Strings that are nearly right reach deeper than random bytes do.
     #[test]
     fn nearly_right_strings_give_a_device_or_an_error_with_a_remedy(
-        text in "((slot|type|backend|serial|readonly|block-size|packed|queues|queue-size|mac|mtu|interrupt|doorbell)=(blk|net|switch|module|00:16:3e:00:00:01|msi|polled|ram:[0-9]{0,22}[KMG]?|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
+        text in "((slot|type|backend|serial|readonly|block-size|packed|queues|queue-size|mac|mtu|offloads|interrupt|doorbell)=(blk|net|switch|module|00:16:3e:00:00:01|msi|polled|ram:[0-9]{0,22}[KMG]?|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
     ) {
         match DeviceDescription::parse(text.as_bytes()) {
             Ok((_, device)) => {
