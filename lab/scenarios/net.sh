@@ -4,6 +4,8 @@
 # timeout: 200
 
 step "a guest with three network devices"
+follow_console net
+follow_console net-vd
 expect_ok vdom create /root/examples/net.cfg
 ended() { console_says net '^guest: RESULT'; }
 wait_for 150 "the guest's result" ended

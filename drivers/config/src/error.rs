@@ -5,6 +5,7 @@
 use core::fmt;
 
 use crate::device::DeviceType;
+use crate::keys::device as keys;
 use crate::notify::{Doorbell, Interrupt};
 use crate::slot::SlotIndex;
 use crate::target::TargetType;
@@ -148,7 +149,10 @@ impl fmt::Display for ConfigError {
                 "unknown key {text}: devices have slot, type, backend, serial, readonly, block-size, packed, queues, queue-size, mac, mtu, offloads, interrupt, doorbell"
             ),
             Self::DuplicateKey(key) => write!(f, "{key}= is given twice: remove one"),
-            Self::MissingKey(key) => write!(f, "{key}= is missing: every device of this type needs one"),
+            Self::MissingKey(keys::MAC) => {
+                write!(f, "mac= is missing: every network device needs one")
+            }
+            Self::MissingKey(key) => write!(f, "{key}= is missing: every device needs one"),
             Self::BadType(text) => write!(f, "device type {text} is not known: use type=blk or type=net"),
             Self::BadBackend(text) => write!(
                 f,

@@ -170,7 +170,8 @@ impl Device for NetDevice {
             Role::Control => pass.serve_each(chain, |mem, chain| {
                 control::serve(&mut switch, self.port, mem, chain)
             }),
-            Role::None => Ok(Progress::Drained),
+            // What is in it stays there.
+            Role::None => Ok(Progress::Waiting),
         }
     }
 }
