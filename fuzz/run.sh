@@ -28,7 +28,7 @@ readonly FLAGS="--cfg fuzzing -Cdebug-assertions -Ccodegen-units=1 -Cpasses=sanc
 -Cllvm-args=-sanitizer-coverage-stack-depth -Cllvm-args=-simplifycfg-branch-fold-threshold=0"
 # Executions for --short: about five seconds each.
 declare -rA SHORT=(
-    [config]=60000 [ioreq]=40000 [registers]=60000 [ring_packed]=40000 [ring_split]=40000
+    [config]=60000 [ioreq]=40000 [net]=40000 [registers]=60000 [ring_packed]=40000 [ring_split]=40000
     [start_info]=200000 [xenbus_console]=200000 [xenbus_store]=40000 [xl_config]=150000
 )
 readonly OPTIONS=(-max_len=2048 -timeout=20 -rss_limit_mb=1024)

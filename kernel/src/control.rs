@@ -92,17 +92,11 @@ fn devices(guest: Option<&Guest>) -> fmt::Result {
     writeln!(Out, "guest: domain {}, {} vCPUs", guest.id(), guest.vcpus())?;
     for device in guest.devices().iter() {
         let transport = device.transport();
-        let disk = transport.device();
-        let mode = if disk.readonly() {
-            "read-only"
-        } else {
-            "read-write"
-        };
-        let sectors = vd_blk::Backend::sectors(disk.backend());
         writeln!(
             Out,
-            "slot {}: blk, {sectors} sectors, {mode}, {:?}",
+            "slot {}: {}, {:?}",
             device.slot(),
+            transport.device().describe(),
             transport.status()
         )?;
     }

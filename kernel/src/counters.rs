@@ -12,6 +12,8 @@ pub static FRAMES_UNMAPPED: AtomicU64 = AtomicU64::new(0);
 pub static BYTES_FROM_GUEST: AtomicU64 = AtomicU64::new(0);
 /// Bytes copied to the guest's memory.
 pub static BYTES_TO_GUEST: AtomicU64 = AtomicU64::new(0);
+/// Bytes copied inside of the guest's memory: from one device's buffers to another one's.
+pub static BYTES_IN_GUEST: AtomicU64 = AtomicU64::new(0);
 /// Times that the interrupt line of a device was raised.
 pub static LINES_RAISED: AtomicU64 = AtomicU64::new(0);
 /// Times that the interrupt line of a device was lowered.
@@ -32,7 +34,7 @@ pub static POSTED_CORRUPT: AtomicU64 = AtomicU64::new(0);
 pub static YIELDS: AtomicU64 = AtomicU64::new(0);
 
 /// The counters above, and the runtime's, with their names in status reports.
-pub static NAMED: [(&str, &AtomicU64); 16] = [
+pub static NAMED: [(&str, &AtomicU64); 17] = [
     ("interrupts-taken", &UPCALLS),
     ("stray-events", &STRAY_EVENTS),
     ("sleeps", &SLEEPS),
@@ -40,6 +42,7 @@ pub static NAMED: [(&str, &AtomicU64); 16] = [
     ("frames-unmapped", &FRAMES_UNMAPPED),
     ("bytes-from-guest", &BYTES_FROM_GUEST),
     ("bytes-to-guest", &BYTES_TO_GUEST),
+    ("bytes-in-guest", &BYTES_IN_GUEST),
     ("lines-raised", &LINES_RAISED),
     ("lines-lowered", &LINES_LOWERED),
     ("messages-sent", &MESSAGES_SENT),

@@ -217,10 +217,10 @@ impl Service {
                     return None;
                 }
                 for device in guest.devices().iter() {
-                    let (slot, disk) = (device.slot(), device.transport().device());
-                    let kib = vd_blk::Backend::sectors(disk.backend()) / 2;
                     log::info!(
-                        "slot {slot}: disk of {kib} KiB at {:#x}, {}, memory {}",
+                        "slot {}: {} at {:#x}, {}, memory {}",
+                        device.slot(),
+                        device.transport().device().describe(),
                         device.window(),
                         device.notifications(),
                         device.sharing().as_str()
@@ -370,16 +370,13 @@ impl Service {
         );
         for device in guest.devices().iter() {
             let queue = device.transport().counters();
-            let disk = device.transport().device().counters();
             log::info!(
-                "slot {}: {} requests, {} interrupts, {} suppressed, {} bytes read, {} written, {} errors",
+                "slot {}: {} requests, {} interrupts, {} suppressed, {}",
                 device.slot(),
                 queue.requests,
                 queue.interrupts,
                 queue.suppressed,
-                disk.bytes_read,
-                disk.bytes_written,
-                disk.errors
+                device.transport().device().summary()
             );
         }
     }

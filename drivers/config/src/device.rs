@@ -7,6 +7,7 @@ use core::fmt;
 
 use crate::error::{ConfigError, Excerpt};
 use crate::keys::device as key;
+use crate::net::{MacAddress, Mtu};
 use crate::notify::{Doorbell, Interrupt, Memory};
 use crate::number::canonical;
 use crate::size::ByteSize;
@@ -19,6 +20,8 @@ pub enum DeviceType {
     /// Block device (virtio device ID 2).
     #[default]
     Blk,
+    /// Network device (virtio device ID 1).
+    Net,
 }
 
 impl DeviceType {
@@ -26,30 +29,35 @@ impl DeviceType {
     pub const fn as_str(self) -> &'static str {
         match self {
             DeviceType::Blk => "blk",
+            DeviceType::Net => "net",
         }
     }
 
     fn parse(text: &[u8]) -> Result<Self, ConfigError> {
         match text {
             b"blk" => Ok(DeviceType::Blk),
+            b"net" => Ok(DeviceType::Net),
             _ => Err(ConfigError::BadType(Excerpt::new(text))),
         }
     }
 }
 
-/// What holds the data.
+/// What is behind a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// The module that the driver domain was booted with (`ramdisk=` in its configuration).
     Module,
     /// Memory of the driver domain, all zeroes at the start.
     Ram(ByteSize),
+    /// The switch that joins the network devices of the driver domain.
+    Switch,
 }
 
 impl Backend {
     fn parse(text: &[u8]) -> Result<Self, ConfigError> {
         match text {
             b"module" => Ok(Backend::Module),
+            b"switch" => Ok(Backend::Switch),
             [b'r', b'a', b'm', b':', size @ ..] => ByteSize::parse(size).map(Backend::Ram),
             _ => Err(ConfigError::BadBackend(Excerpt::new(text))),
         }
@@ -61,6 +69,7 @@ impl fmt::Display for Backend {
         match self {
             Backend::Module => f.write_str("module"),
             Backend::Ram(size) => write!(f, "ram:{size}"),
+            Backend::Switch => f.write_str("switch"),
         }
     }
 }
@@ -120,8 +129,10 @@ impl Serial {
     }
 }
 
-/// Most queues of a device.
+/// Most queues of a device; of a network device, most pairs of them.
 pub const MAX_QUEUES: u16 = 4;
+/// Most virtqueues of a device: a network device has two for each of its queues, and one for commands.
+pub const MAX_VIRTQUEUES: u16 = 2 * MAX_QUEUES + 1;
 
 /// How many queues a device has: 1 to [`MAX_QUEUES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,6 +199,9 @@ pub struct DeviceDescription {
     packed: bool,
     queues: Queues,
     queue_size: QueueSize,
+    mac: Option<MacAddress>,
+    mtu: Mtu,
+    offloads: bool,
     interrupt: Option<Interrupt>,
     doorbell: Option<Doorbell>,
     memory: Memory,
@@ -232,8 +246,19 @@ impl DeviceDescription {
         if let Some(serial) = &self.serial {
             write(key::SERIAL, format_args!("{}", serial.as_str()))?;
         }
-        write(key::READONLY, format_args!("{}", u8::from(self.readonly)))?;
-        write(key::BLOCK_SIZE, format_args!("{}", self.block_size.bytes()))?;
+        match self.kind {
+            DeviceType::Blk => {
+                write(key::READONLY, format_args!("{}", u8::from(self.readonly)))?;
+                write(key::BLOCK_SIZE, format_args!("{}", self.block_size.bytes()))?;
+            }
+            DeviceType::Net => {
+                write(key::MTU, format_args!("{}", self.mtu.bytes()))?;
+                write(key::OFFLOADS, format_args!("{}", u8::from(self.offloads)))?;
+            }
+        }
+        if let Some(mac) = self.mac {
+            write(key::MAC, format_args!("{mac}"))?;
+        }
         write(key::PACKED, format_args!("{}", u8::from(self.packed)))?;
         write(key::QUEUES, format_args!("{}", self.queues.0))?;
         write(key::QUEUE_SIZE, format_args!("{}", self.queue_size.0))?;
@@ -254,7 +279,7 @@ impl DeviceDescription {
         self.kind
     }
 
-    /// What holds the data.
+    /// What is behind it.
     pub const fn backend(&self) -> Backend {
         self.backend
     }
@@ -274,7 +299,30 @@ impl DeviceDescription {
         self.packed
     }
 
-    /// How many queues it has.
+    /// How many virtqueues it has.
+    pub const fn virtqueues(&self) -> u16 {
+        match self.kind {
+            DeviceType::Blk => self.queues.0,
+            DeviceType::Net => self.queues.0.saturating_mul(2).saturating_add(1),
+        }
+    }
+
+    /// The Ethernet address, which every network device has.
+    pub const fn mac(&self) -> Option<MacAddress> {
+        self.mac
+    }
+
+    /// Most bytes of a frame behind its Ethernet header.
+    pub const fn mtu(&self) -> Mtu {
+        self.mtu
+    }
+
+    /// Whether checksums and segmentation may be left to the other side.
+    pub const fn offloads(&self) -> bool {
+        self.offloads
+    }
+
+    /// How many queues it has; of a network device, how many pairs.
     pub const fn queues(&self) -> u16 {
         self.queues.0
     }
@@ -361,6 +409,9 @@ struct Fields {
     packed: Option<bool>,
     queues: Option<Queues>,
     queue_size: Option<QueueSize>,
+    mac: Option<MacAddress>,
+    mtu: Option<Mtu>,
+    offloads: Option<bool>,
     interrupt: Option<Interrupt>,
     doorbell: Option<Doorbell>,
     memory: Option<Memory>,
@@ -393,6 +444,13 @@ impl Fields {
                 key::QUEUE_SIZE,
                 QueueSize::parse(value)?,
             ),
+            b"mac" => set(&mut self.mac, key::MAC, MacAddress::parse(value)?),
+            b"mtu" => set(&mut self.mtu, key::MTU, Mtu::parse(value)?),
+            b"offloads" => set(
+                &mut self.offloads,
+                key::OFFLOADS,
+                parse_flag(key::OFFLOADS, value)?,
+            ),
             b"interrupt" => set(
                 &mut self.interrupt,
                 key::INTERRUPT,
@@ -404,16 +462,50 @@ impl Fields {
         }
     }
 
+    /// Refuses what belongs to devices of another type.
+    fn check_type(&self, kind: DeviceType, backend: Backend) -> Result<(), ConfigError> {
+        let foreign: &[(bool, &'static str)] = match kind {
+            DeviceType::Blk => &[
+                (self.mac.is_some(), key::MAC),
+                (self.mtu.is_some(), key::MTU),
+                (self.offloads.is_some(), key::OFFLOADS),
+            ],
+            DeviceType::Net => &[
+                (self.serial.is_some(), key::SERIAL),
+                (self.readonly.is_some(), key::READONLY),
+                (self.block_size.is_some(), key::BLOCK_SIZE),
+                // A frame goes from one device's memory to another's, in one copy.
+                (self.memory == Some(Memory::Grants), key::MEMORY),
+            ],
+        };
+        if let Some((_, key)) = foreign.iter().find(|(given, _)| *given) {
+            return Err(ConfigError::KeyNotFor(kind, key));
+        }
+        if (kind == DeviceType::Net) != (backend == Backend::Switch) {
+            return Err(ConfigError::BackendNotFor(kind));
+        }
+        if kind == DeviceType::Net && self.mac.is_none() {
+            return Err(ConfigError::MissingKey(key::MAC));
+        }
+        Ok(())
+    }
+
     fn finish(self) -> Result<DeviceDescription, ConfigError> {
+        let kind = self.kind.ok_or(ConfigError::MissingKey(key::TYPE))?;
+        let backend = self.backend.ok_or(ConfigError::MissingKey(key::BACKEND))?;
+        self.check_type(kind, backend)?;
         let device = DeviceDescription {
-            kind: self.kind.ok_or(ConfigError::MissingKey(key::TYPE))?,
-            backend: self.backend.ok_or(ConfigError::MissingKey(key::BACKEND))?,
+            kind,
+            backend,
             serial: self.serial,
             readonly: self.readonly.unwrap_or_default(),
             block_size: self.block_size.unwrap_or_default(),
             packed: self.packed.unwrap_or(true),
             queues: self.queues.unwrap_or_default(),
             queue_size: self.queue_size.unwrap_or_default(),
+            mac: self.mac,
+            mtu: self.mtu.unwrap_or_default(),
+            offloads: self.offloads.unwrap_or(true),
             interrupt: self.interrupt,
             doorbell: self.doorbell,
             memory: self.memory.unwrap_or_default(),

@@ -1,6 +1,7 @@
 //! Which device is in which slot.
 //!
-//! Invariant: a slot has at most one device, and at most one device is backed by the module, of which there is one.
+//! Invariant: a slot has at most one device, at most one device is backed by the module, of which there is one, and no two
+//! devices have one address.
 
 use crate::device::{Backend, DeviceDescription};
 use crate::error::ConfigError;
@@ -31,6 +32,11 @@ impl Devices {
             && let Some(holder) = self.module()
         {
             return Err(ConfigError::ModuleTaken(holder));
+        }
+        if let Some(mac) = device.mac()
+            && let Some((holder, _)) = self.iter().find(|(_, other)| other.mac() == Some(mac))
+        {
+            return Err(ConfigError::MacTaken(holder));
         }
         let slot = match slot {
             Some(slot) if self.get(slot).is_some() => return Err(ConfigError::SlotTaken(slot)),
@@ -100,7 +106,7 @@ impl Devices {
     pub fn ram_bytes(&self) -> Option<u64> {
         self.iter()
             .try_fold(0_u64, |sum, (_, device)| match device.backend() {
-                Backend::Module => Some(sum),
+                Backend::Module | Backend::Switch => Some(sum),
                 Backend::Ram(size) => sum.checked_add(size.bytes()),
             })
     }
@@ -146,6 +152,17 @@ mod tests {
         let error = parse(&["type=blk,backend=module", "type=blk,backend=module"]).unwrap_err();
         let slot = SlotIndex::new(0).unwrap();
         assert_eq!(error, (1, ConfigError::ModuleTaken(slot)));
+    }
+
+    #[test]
+    fn an_address_is_given_once() {
+        let net = "type=net,backend=switch,mac=00:16:3e:00:00:01";
+        let error = parse(&["type=blk,backend=module", net, net]).unwrap_err();
+        let slot = SlotIndex::new(1).unwrap();
+        assert_eq!(error, (2, ConfigError::MacTaken(slot)));
+        let other = "type=net,backend=switch,mac=00:16:3e:00:00:02";
+        let devices = parse(&[net, other]).unwrap();
+        assert_eq!((devices.len(), devices.ram_bytes()), (2, Some(0)));
     }
 
     #[test]

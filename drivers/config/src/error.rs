@@ -4,6 +4,8 @@
 
 use core::fmt;
 
+use crate::device::DeviceType;
+use crate::keys::device as keys;
 use crate::notify::{Doorbell, Interrupt};
 use crate::slot::SlotIndex;
 use crate::target::TargetType;
@@ -95,6 +97,16 @@ pub enum ConfigError {
     BadQueues(Excerpt),
     /// A queue size that no device can have.
     BadQueueSize(Excerpt),
+    /// A text that is no station's Ethernet address.
+    BadMac(Excerpt),
+    /// An MTU that no device can have.
+    BadMtu(Excerpt),
+    /// A key that devices of this type do not have.
+    KeyNotFor(DeviceType, &'static str),
+    /// A back end that devices of this type do not have.
+    BackendNotFor(DeviceType),
+    /// Two devices have one address.
+    MacTaken(SlotIndex),
     /// A way to interrupt that is not known.
     BadInterrupt(Excerpt),
     /// A doorbell that is not known.
@@ -138,14 +150,17 @@ impl fmt::Display for ConfigError {
             ),
             Self::UnknownKey(text) => write!(
                 f,
-                "unknown key {text}: devices have slot, type, backend, serial, readonly, block-size, packed, queues, queue-size, interrupt, doorbell, memory"
+                "unknown key {text}: devices have slot, type, backend, serial, readonly, block-size, packed, queues, queue-size, mac, mtu, offloads, interrupt, doorbell, memory"
             ),
             Self::DuplicateKey(key) => write!(f, "{key}= is given twice: remove one"),
+            Self::MissingKey(keys::MAC) => {
+                write!(f, "mac= is missing: every network device needs one")
+            }
             Self::MissingKey(key) => write!(f, "{key}= is missing: every device needs one"),
-            Self::BadType(text) => write!(f, "device type {text} is not known: use type=blk"),
+            Self::BadType(text) => write!(f, "device type {text} is not known: use type=blk or type=net"),
             Self::BadBackend(text) => write!(
                 f,
-                "back end {text} is not known: use backend=module or backend=ram:SIZE"
+                "back end {text} is not known: use backend=module or backend=ram:SIZE for disks, backend=switch for network devices"
             ),
             Self::BadSize(text) => write!(
                 f,
@@ -173,6 +188,25 @@ impl fmt::Display for ConfigError {
             Self::BadQueueSize(text) => write!(
                 f,
                 "a queue cannot have {text} entries: use a power of two from 2 to 32768"
+            ),
+            Self::BadMac(text) => write!(
+                f,
+                "{text} is no station's address: use six bytes as in 00:16:3e:12:34:56, the first one even, not all zero"
+            ),
+            Self::BadMtu(text) => write!(f, "MTU {text} is not supported: use 1280 to 9216"),
+            Self::KeyNotFor(kind, key) => {
+                write!(f, "{key}= is not for type={}: remove it", kind.as_str())
+            }
+            Self::BackendNotFor(DeviceType::Blk) => write!(
+                f,
+                "a disk cannot be on a switch: use backend=module or backend=ram:SIZE"
+            ),
+            Self::BackendNotFor(DeviceType::Net) => {
+                write!(f, "a network device has no storage: use backend=switch")
+            }
+            Self::MacTaken(slot) => write!(
+                f,
+                "the device in slot {slot} has that address already: give each its own mac="
             ),
             Self::BadInterrupt(text) => write!(
                 f,

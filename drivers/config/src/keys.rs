@@ -75,6 +75,12 @@ pub mod device {
     pub const QUEUES: &str = "queues";
     /// Most entries of a queue.
     pub const QUEUE_SIZE: &str = "queue-size";
+    /// Ethernet address.
+    pub const MAC: &str = "mac";
+    /// Most bytes of a frame behind its Ethernet header.
+    pub const MTU: &str = "mtu";
+    /// Whether checksums and segmentation may be left to the other side.
+    pub const OFFLOADS: &str = "offloads";
     /// How the device interrupts the guest.
     pub const INTERRUPT: &str = "interrupt";
     /// How the guest's driver kicks.
@@ -84,9 +90,9 @@ pub mod device {
     /// In configuration strings only: the slot. In xenstore it is the directory's name.
     pub const SLOT: &str = "slot";
     /// All that xenstore has.
-    pub const ALL: [&str; 11] = [
-        TYPE, BACKEND, SERIAL, READONLY, BLOCK_SIZE, PACKED, QUEUES, QUEUE_SIZE, INTERRUPT,
-        DOORBELL, MEMORY,
+    pub const ALL: [&str; 14] = [
+        TYPE, BACKEND, SERIAL, READONLY, BLOCK_SIZE, PACKED, QUEUES, QUEUE_SIZE, MAC, MTU,
+        OFFLOADS, INTERRUPT, DOORBELL, MEMORY,
     ];
 }
 

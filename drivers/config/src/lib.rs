@@ -25,6 +25,7 @@ pub mod device;
 pub mod devices;
 pub mod error;
 pub mod keys;
+mod net;
 pub mod notify;
 mod number;
 pub mod size;
@@ -34,10 +35,12 @@ pub mod target;
 pub mod xenbus;
 
 pub use device::{
-    Backend, BlockSize, DeviceDescription, DeviceType, MAX_QUEUES, QueueSize, Queues, Serial,
+    Backend, BlockSize, DeviceDescription, DeviceType, MAX_QUEUES, MAX_VIRTQUEUES, QueueSize,
+    Queues, Serial,
 };
 pub use devices::Devices;
 pub use error::{ConfigError, Excerpt};
+pub use net::{MacAddress, Mtu};
 pub use notify::{Doorbell, Interrupt, Memory};
 pub use size::ByteSize;
 pub use slot::{SLOTS, SlotIndex};

@@ -3,7 +3,7 @@
 //! It runs on the host only, and panics at whatever a test should not do.
 
 use std::ptr::NonNull;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use vd_virtio::{Chain, Device, Gpa, GuestMemory, MemError, MmioTransport};
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
@@ -148,12 +148,15 @@ impl GuestMemory for ArenaMemory {
     fn fence(&self) {}
 }
 
-type Disk<D> = MmioTransport<D, 1>;
+/// A device of any type with as many queues as the drivers use.
+pub type Disk<D> = MmioTransport<D, 3>;
 type Behind<D> = Box<dyn FnMut(&mut Disk<D>) -> bool>;
+/// A device that its driver and the test share.
+pub type Shared<D> = Arc<Mutex<(Disk<D>, Chain)>>;
 
 /// The driver's transport: every call is made of register accesses, as for a device in memory.
 pub struct Registers<D> {
-    device: Mutex<(Disk<D>, Chain)>,
+    device: Shared<D>,
     kicks: u64,
     /// What goes on behind the device; returns whether that was something.
     behind: Behind<D>,
@@ -163,10 +166,15 @@ impl<D: Device> Registers<D> {
     /// The registers of a device.
     pub fn new(device: D, behind: impl FnMut(&mut Disk<D>) -> bool + 'static) -> Self {
         Self {
-            device: Mutex::new((MmioTransport::new(device, 16), Chain::new())),
+            device: Arc::new(Mutex::new((MmioTransport::new(device, 16), Chain::new()))),
             kicks: 0,
             behind: Box::new(behind),
         }
+    }
+
+    /// The device, for when its driver has the registers.
+    pub fn share(&self) -> Shared<D> {
+        Arc::clone(&self.device)
     }
 
     fn get(&self, offset: u64) -> u32 {

@@ -13,6 +13,8 @@ pub struct DeviceId(pub u32);
 impl DeviceId {
     /// No device: drivers skip it.
     pub const RESERVED: DeviceId = DeviceId(0);
+    /// Network device.
+    pub const NETWORK: DeviceId = DeviceId(1);
     /// Block device.
     pub const BLOCK: DeviceId = DeviceId(2);
     /// Entropy source.

@@ -82,6 +82,18 @@ pub struct RingArea {
     pub writable: bool,
 }
 
+/// Which side of a copy inside of the guest's memory is not RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyError {
+    /// What was to be read.
+    Source(MemError),
+    /// What was to be written.
+    Target(MemError),
+}
+
+/// How much [`GuestMemory::copy`] carries in one go where the platform has nothing better.
+const CARRY: usize = 256;
+
 /// Access to the guest's memory by copy.
 ///
 /// The guest may change any byte at any time. The `load` and `store` methods are single machine accesses at naturally
@@ -98,6 +110,32 @@ pub trait GuestMemory {
     /// # Errors
     /// [`MemError`] if the range is not RAM; a part may have been written.
     fn write(&self, to: Gpa, from: &[u8]) -> Result<(), MemError>;
+
+    /// Copies `len` bytes inside of the guest's memory. What is written where both ranges overlap is any mixture of
+    /// what was there.
+    ///
+    /// # Errors
+    /// Which of the ranges is not RAM; a part may have been written.
+    fn copy(&self, from: Gpa, to: Gpa, len: usize) -> Result<(), CopyError> {
+        let mut carried = [0; CARRY];
+        for done in (0..len).step_by(CARRY) {
+            let here = len.saturating_sub(done).min(CARRY);
+            let bytes = carried.get_mut(..here).unwrap_or(&mut []);
+            let place = |start: Gpa| {
+                let offset = u64::try_from(done).unwrap_or(u64::MAX);
+                start
+                    .checked_add(offset)
+                    .ok_or(MemError::new(start, offset))
+            };
+            place(from)
+                .and_then(|from| self.read(from, bytes))
+                .map_err(CopyError::Source)?;
+            place(to)
+                .and_then(|to| self.write(to, bytes))
+                .map_err(CopyError::Target)?;
+        }
+        Ok(())
+    }
 
     /// Loads an aligned 16-bit number.
     ///

@@ -81,6 +81,11 @@ impl<'a, M: GuestMemory + ?Sized> Pass<'a, M> {
         Ok(())
     }
 
+    /// Takes more of the budget than a request costs by itself, for one that means more work than moving its bytes once.
+    pub fn charge(&mut self, cost: u32) {
+        *self.budget = self.budget.saturating_sub(cost);
+    }
+
     /// For devices that finish a request at once: takes all there is and gives each back. `serve` returns how many bytes
     /// it wrote.
     ///

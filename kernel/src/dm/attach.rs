@@ -11,7 +11,7 @@ use vd_config::Doorbell as Kind;
 use vd_config::slot::{
     DOORBELL_PORT_BASE, DOORBELL_PORT_LAST, POSTED_BASE, POSTED_LAST, RANGE_BASE, RANGE_LAST,
 };
-use vd_ioreq::doorbell::{Doorbell, DoorbellWidth, Match, Recipient};
+use vd_ioreq::doorbell::{Doorbell, DoorbellError, DoorbellWidth, Match, Recipient};
 use vd_ioreq::page::SlotPage;
 use vd_ioreq::{SlotIndex, Space, Width};
 use vd_kernel_core::description::Description;
@@ -205,7 +205,13 @@ impl Guest {
                     };
                     let slot = device.slot();
                     let assigned = engine.doorbells.assign(&doorbell);
-                    assigned.map_err(|error| format!("doorbell of device {slot}: {error:?}"))?;
+                    assigned.map_err(|error| match error {
+                        DoorbellError::Full => format!(
+                            "device {slot}: all devices together have more than {} queues: give it fewer",
+                            engine.doorbells.capacity()
+                        ),
+                        error => format!("doorbell of device {slot}: {error:?}"),
+                    })?;
                 }
                 if device.doorbell() == Kind::Port {
                     let doorbell = self.port_doorbell(device.slot());
@@ -296,7 +302,7 @@ impl Guest {
     /// What no event tells of: slots whose event was lost, lines that Xen refused to change.
     pub fn tick(&mut self) {
         slots::scan();
-        self.devices.settle_all();
+        self.devices.tick();
     }
 
     /// Whether Xen still connects the guest's first vCPU: a guest that dies loses its event channels.

@@ -47,7 +47,7 @@ impl Bus {
                         slot,
                         interrupt: device.interrupt(description.target_type),
                         doorbell: device.doorbell(),
-                        queues: device.queues(),
+                        queues: device.virtqueues(),
                         memory: device.memory(),
                     })
                 })

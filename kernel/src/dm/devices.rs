@@ -5,14 +5,17 @@
 
 use alloc::boxed::Box;
 use alloc::format;
+use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::cell::RefCell;
 use core::fmt::Display;
 use core::ops::Range;
 
 use vd_blk::{BlockDevice, Geometry, RamDisk};
 use vd_config::{
-    Backend, DeviceDescription, Doorbell, Interrupt, Memory as Sharing, SLOTS, SlotIndex,
+    Backend, ConfigError, DeviceDescription, DeviceType, Doorbell, Interrupt, MAX_QUEUES,
+    Memory as Sharing, SLOTS, SlotIndex,
 };
 use vd_ioreq::buffered::PostedWrite;
 use vd_ioreq::rep::RegisterBus;
@@ -20,12 +23,14 @@ use vd_ioreq::{Access, Space, Width};
 use vd_kernel_core::description::Description;
 use vd_kernel_core::granted::Rings;
 use vd_kernel_core::poll::{Next, Poller};
-use vd_virtio::mmio::Placeholder;
+use vd_net::{Mac, NetDevice, NetFeatures, PortConfig, Switch};
+use vd_virtio::mmio::{MAX_WORDS, Placeholder};
 use vd_virtio::{Chain, Features, MmioTransport};
 use vd_xenbus::rate::{Admission, RateLimiter};
 use xen_hypercall::{DomId, EvtchnPort, sched};
 
 use super::bus::Bound;
+use super::model::Model;
 use super::signal::{Signal, Wanted};
 use super::slots;
 use crate::counters;
@@ -34,7 +39,9 @@ use crate::mem::guest::{Memory, Needs};
 use crate::xen::{XEN, events, time};
 
 /// Most queues of a device.
-const QUEUES: usize = vd_config::MAX_QUEUES as usize;
+const QUEUES: usize = vd_config::MAX_VIRTQUEUES as usize;
+/// Words for the heads of all queues of a device: enough for a disk with queues of any size.
+const WORDS: usize = MAX_QUEUES as usize * MAX_WORDS;
 /// Requests that one device may have served before it is the next one's turn.
 const BUDGET: u32 = 64;
 
@@ -79,9 +86,12 @@ impl Drop for Storage {
     }
 }
 
-/// One disk with its registers.
+/// Registers and queues of a device.
+pub type Transport = MmioTransport<Model, QUEUES, WORDS>;
+
+/// One device with its registers.
 pub struct Device {
-    transport: MmioTransport<Disk, QUEUES>,
+    transport: Transport,
     slot: SlotIndex,
     signal: Signal,
     doorbell: Doorbell,
@@ -100,11 +110,13 @@ pub struct DeviceTable {
     guest: DomId,
     slots: [Option<Box<Device>>; SLOTS],
     scratch: Box<Chain>,
+    /// What joins the network devices.
+    switch: Rc<RefCell<Switch>>,
     /// Limits what a guest can make this domain log.
     limiter: RateLimiter,
 }
 
-/// Makes the disks of a description. `module` is what the toolstack loaded.
+/// Makes the devices of a description. `module` is what the toolstack loaded.
 ///
 /// # Errors
 /// What is wrong and what to do, for the operator.
@@ -117,17 +129,22 @@ pub fn build(
         guest,
         slots: [const { None }; SLOTS],
         scratch: Box::default(),
+        switch: Rc::default(),
         limiter: RateLimiter::new(10, 1),
     };
     let mut ring_pages = 0;
     for (slot, device) in description.devices.iter() {
-        let disk = disk(device, module).map_err(|error| format!("device {slot}: {error}"))?;
-        let withheld = if device.packed() {
-            Features::empty()
-        } else {
-            Features::RING_PACKED
-        };
-        let transport = MmioTransport::new(disk, device.queue_size()).without(withheld);
+        let model = match device.kind() {
+            DeviceType::Blk => disk(device, module).map(Model::Disk),
+            DeviceType::Net => port(device, &table.switch).map(Model::Net),
+        }
+        .map_err(|error| format!("device {slot}: {error}"))?;
+        let mut withheld = Features::empty();
+        withheld.set(Features::RING_PACKED, !device.packed());
+        if !device.offloads() {
+            withheld |= Features::from_bits_retain(NetFeatures::OFFLOADS.bits());
+        }
+        let transport = MmioTransport::new(model, device.queue_size()).without(withheld);
         let transport = if device.doorbell() == Doorbell::Posted {
             transport.with_late_acks()
         } else {
@@ -201,6 +218,7 @@ fn disk(device: &DeviceDescription, module: Option<&Range<u64>>) -> Result<Disk,
             storage.as_mut().fill(0);
             storage
         }
+        Backend::Switch => return Err(ConfigError::BackendNotFor(device.kind()).to_string()),
     };
     device
         .check_capacity(storage.len)
@@ -211,6 +229,16 @@ fn disk(device: &DeviceDescription, module: Option<&Range<u64>>) -> Result<Disk,
         BlockDevice::new(RamDisk::new(storage), geometry, serial, device.readonly())
             .with_queues(device.queues()),
     )
+}
+
+fn port(device: &DeviceDescription, switch: &Rc<RefCell<Switch>>) -> Result<NetDevice, String> {
+    let mac = device.mac().ok_or("it has no address")?;
+    let config = PortConfig {
+        mac: Mac(mac.bytes()),
+        mtu: device.mtu().bytes(),
+        pairs: device.queues(),
+    };
+    NetDevice::new(switch, config).map_err(|error| error.to_string())
 }
 
 impl DeviceTable {
@@ -227,9 +255,9 @@ impl DeviceTable {
                 None => needs.foreign = true,
                 Some(rings) => needs.ring_pages = needs.ring_pages.max(rings.end()),
             }
-            needs
-                .lasting
-                .push(device.transport.device().backend().storage().range());
+            if let Model::Disk(disk) = device.transport.device() {
+                needs.lasting.push(disk.backend().storage().range());
+            }
         }
         needs
     }
@@ -306,11 +334,35 @@ impl DeviceTable {
                 self.settle(index);
             }
         }
+        // What one port has left for another is for the next pass.
+        more |= self.wake_ports();
         if idle && !more {
             counters::add(&counters::YIELDS, 1);
             sched::yield_now(&XEN);
         }
         more || idle
+    }
+
+    /// Wakes the queues of network devices for which others have left something.
+    fn wake_ports(&mut self) -> bool {
+        let mut woken = false;
+        for device in self.slots.iter_mut().flatten() {
+            let Some(port) = device.transport.device().net() else {
+                continue;
+            };
+            let wakes = port.take_wakes();
+            for queue in (0..QUEUES as u16).filter(|queue| wakes >> queue & 1 != 0) {
+                device.transport.wake(queue);
+            }
+            woken |= device.transport.has_work();
+        }
+        woken
+    }
+
+    /// Half a second has passed.
+    pub fn tick(&mut self) {
+        self.switch.borrow_mut().tick();
+        self.settle_all();
     }
 
     /// The driver of a device has said how it wants to be interrupted, and how it kicks.
@@ -340,7 +392,7 @@ impl DeviceTable {
     }
 
     /// Settles every device: what failed the last time is tried again.
-    pub fn settle_all(&mut self) {
+    fn settle_all(&mut self) {
         for index in 0..SLOTS {
             self.settle(index);
         }
@@ -459,15 +511,14 @@ impl Device {
     }
 
     /// Its registers and queues.
-    pub fn transport(&self) -> &MmioTransport<Disk, QUEUES> {
+    pub fn transport(&self) -> &Transport {
         &self.transport
     }
 
     /// Its counters, by name.
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         let queue = self.transport.counters();
-        let disk = self.transport.device().counters();
-        [
+        let mut counters = [
             ("kicks", queue.kicks),
             ("stale-kicks", queue.stale_kicks),
             ("passes", queue.passes),
@@ -480,17 +531,11 @@ impl Device {
             ("failures", queue.failures),
             ("resets", queue.resets),
             ("refusals", queue.refusals),
-            ("reads", disk.reads),
-            ("bytes-read", disk.bytes_read),
-            ("writes", disk.writes),
-            ("bytes-written", disk.bytes_written),
-            ("flushes", disk.flushes),
-            ("zeroings", disk.zeroings),
-            ("others", disk.others),
-            ("errors", disk.errors),
             ("payload", slots::payload(self.slot.index())),
         ]
-        .to_vec()
+        .to_vec();
+        self.transport.device().add_counters(&mut counters);
+        counters
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod attach;
 pub mod bus;
 pub mod devices;
+pub mod model;
 pub mod posted;
 pub mod release;
 pub mod signal;

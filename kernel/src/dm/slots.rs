@@ -8,7 +8,7 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use vd_config::{MAX_QUEUES, SLOTS as DEVICES, SlotIndex as DeviceSlot};
+use vd_config::{MAX_VIRTQUEUES, SLOTS as DEVICES, SlotIndex as DeviceSlot};
 use vd_ioreq::engine::{CompleteError, Engine, Outcome, Ticket};
 use vd_ioreq::page::SlotPage;
 use vd_ioreq::slot::{CONTROL_OFFSET, Control, DATA_OFFSET, SLOT_SIZE, SLOTS_PER_PAGE, State};
@@ -29,7 +29,7 @@ pub const VCPUS: usize = SLOTS_PER_PAGE;
 const CELLS: usize = 256;
 
 /// Most queues of a device.
-const QUEUES: usize = MAX_QUEUES as usize;
+const QUEUES: usize = MAX_VIRTQUEUES as usize;
 
 /// The engine of the one ioreq server.
 pub type SlotEngine = Engine<VCPUS, CELLS>;

@@ -18,7 +18,7 @@ use core::sync::atomic::{AtomicU16, Ordering, fence};
 
 use vd_ioreq::rep::RamFault;
 use vd_kernel_core::foreign::{CHUNK_FRAMES, ChunkBits, ForeignMap, TooLarge, bit, set_bit};
-use vd_virtio::mem::{Cause, Gpa, GuestMemory, MemError};
+use vd_virtio::mem::{Cause, CopyError, Gpa, GuestMemory, MemError};
 use xen_hypercall::memory::{self, PhysmapSpace, RemoveFromPhysmap};
 use xen_hypercall::multicall::{self, MulticallEntry};
 use xen_hypercall::{DomId, Errno, Gfn};
@@ -313,6 +313,16 @@ impl GuestMemory for GuestRam {
         // SAFETY: as in `read`.
         unsafe { copy(from.as_ptr(), place, from.len()) };
         counters::add(&counters::BYTES_TO_GUEST, from.len() as u64);
+        Ok(())
+    }
+
+    fn copy(&self, from: Gpa, to: Gpa, len: usize) -> Result<(), CopyError> {
+        let source = self.place(from, len as u64).map_err(CopyError::Source)?;
+        let target = self.place(to, len as u64).map_err(CopyError::Target)?;
+        // SAFETY: `place` said that both ranges are mapped, and only `unmap_all` unmaps. They may overlap, which makes
+        // a difference for what the guest finds there only.
+        unsafe { copy(source, target, len) };
+        counters::add(&counters::BYTES_IN_GUEST, len as u64);
         Ok(())
     }
 

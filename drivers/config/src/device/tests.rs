@@ -52,6 +52,94 @@ fn all_keys_are_understood() {
     );
 }
 
+const NET: &str = "type=net,backend=switch,mac=00:16:3E:aa:00:ff";
+
+#[test]
+fn network_devices_have_an_address_and_an_mtu() {
+    let (_, device) = parse(NET).unwrap();
+    assert_eq!(device.kind(), DeviceType::Net);
+    let mac = device.mac().unwrap();
+    assert_eq!(mac.bytes(), [0, 0x16, 0x3e, 0xaa, 0, 0xff]);
+    assert_eq!(mac.to_string(), "00:16:3e:aa:00:ff");
+    assert_eq!((device.mtu().bytes(), device.virtqueues()), (1500, 3));
+    assert!(device.offloads());
+    let (_, device) = parse(&format!("{NET},mtu=9000,queues=4,offloads=0")).unwrap();
+    assert!(!device.offloads());
+    assert_eq!((device.mtu().bytes(), device.queues()), (9000, 4));
+    assert_eq!(device.virtqueues(), MAX_VIRTQUEUES);
+    let names: Vec<String> = pairs(&device).into_iter().map(|(name, _)| name).collect();
+    let expected = [
+        "type",
+        "backend",
+        "mtu",
+        "offloads",
+        "mac",
+        "packed",
+        "queues",
+        "queue-size",
+    ];
+    assert_eq!(names, expected);
+    let (_, disk) = parse("type=blk,backend=module,queues=4").unwrap();
+    assert_eq!((disk.virtqueues(), disk.mac()), (4, None));
+}
+
+#[test]
+fn what_belongs_to_other_devices_is_refused() {
+    use ConfigError as E;
+    for key in ["serial=X", "readonly=0", "block-size=512", "memory=grants"] {
+        let error = refusal(&format!("{NET},{key}"));
+        assert!(matches!(error, E::KeyNotFor(DeviceType::Net, _)), "{key}");
+    }
+    for key in ["mac=00:16:3e:00:00:01", "mtu=1500", "offloads=1"] {
+        let error = refusal(&format!("type=blk,backend=module,{key}"));
+        assert!(matches!(error, E::KeyNotFor(DeviceType::Blk, _)), "{key}");
+    }
+    for (text, kind) in [
+        (
+            "type=net,backend=module,mac=00:16:3e:00:00:01",
+            DeviceType::Net,
+        ),
+        (
+            "type=net,backend=ram:1M,mac=00:16:3e:00:00:01",
+            DeviceType::Net,
+        ),
+        ("type=blk,backend=switch", DeviceType::Blk),
+    ] {
+        assert_eq!(refusal(text), E::BackendNotFor(kind));
+    }
+    assert_eq!(refusal("type=net,backend=switch"), E::MissingKey("mac"));
+}
+
+#[test]
+fn addresses_and_mtus_have_one_form() {
+    for bad in [
+        "",
+        "00:16:3e:00:00",
+        "00:16:3e:00:00:00:01",
+        "00-16-3e-00-00-01",
+        "0:16:3e:00:00:01",
+        "00:16:3e:00:00:1",
+        "01:16:3e:00:00:01",
+        "ff:ff:ff:ff:ff:ff",
+        "00:00:00:00:00:00",
+        "00:16:3e:00:00:0g",
+        "00:16:3e:00:00:+1",
+        "00:16:3e:00:00:01:",
+    ] {
+        let error = refusal(&format!("type=net,backend=switch,mac={bad}"));
+        assert!(matches!(error, ConfigError::BadMac(_)), "{bad}");
+    }
+    for (mtu, good) in [
+        ("1279", false),
+        ("1280", true),
+        ("9216", true),
+        ("9217", false),
+        ("01500", false),
+    ] {
+        assert_eq!(parse(&format!("{NET},mtu={mtu}")).is_ok(), good, "{mtu}");
+    }
+}
+
 #[test]
 fn optional_keys_have_defaults() {
     let (slot, device) = parse("type=blk,backend=module").unwrap();
@@ -134,7 +222,7 @@ fn malformed_strings_say_what_is_wrong() {
     assert_eq!(refusal("slot=1,slot=1,type=blk"), E::DuplicateKey("slot"));
     assert_eq!(refusal("backend=module"), E::MissingKey("type"));
     assert_eq!(refusal("type=blk"), E::MissingKey("backend"));
-    assert!(matches!(refusal("type=net,backend=module"), E::BadType(_)));
+    assert!(matches!(refusal("type=gpu,backend=module"), E::BadType(_)));
     assert!(matches!(refusal("type=blk,backend=file"), E::BadBackend(_)));
     assert!(matches!(refusal("type=blk,backend=ram"), E::BadBackend(_)));
     assert!(matches!(refusal("type=blk,backend=ram:"), E::BadSize(_)));
@@ -227,6 +315,7 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
         proptest::option::of(proptest::sample::select(&Interrupt::ALL[..])),
         proptest::option::of(proptest::sample::select(&Doorbell::ALL[..])),
         proptest::sample::select(&Memory::ALL[..]),
+        proptest::option::of((any::<[u8; 6]>(), 1280..=9216_u16)),
     )
         .prop_map(
             |(
@@ -239,7 +328,29 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
                 interrupt,
                 doorbell,
                 memory,
+                net,
             )| {
+                let queues = Queues::new(queues).unwrap();
+                let queue_size = QueueSize::new(1 << shift).unwrap();
+                if let Some(([_, rest @ ..], mtu)) = net {
+                    let [a, b, c, d, e] = rest;
+                    return DeviceDescription {
+                        kind: DeviceType::Net,
+                        backend: Backend::Switch,
+                        serial: None,
+                        readonly: false,
+                        packed,
+                        queues,
+                        queue_size,
+                        block_size: BlockSize::default(),
+                        mac: MacAddress::new([2, a, b, c, d, e]),
+                        mtu: Mtu::new(mtu).unwrap(),
+                        offloads: readonly,
+                        interrupt,
+                        doorbell,
+                        memory: Memory::default(),
+                    };
+                }
                 DeviceDescription {
                     kind: DeviceType::Blk,
                     backend: blocks.map_or(Backend::Module, |blocks| {
@@ -248,9 +359,12 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
                     serial: serial.map(|text| Serial::new(text.as_bytes()).unwrap()),
                     readonly,
                     packed,
-                    queues: Queues::new(queues).unwrap(),
-                    queue_size: QueueSize::new(1 << shift).unwrap(),
+                    queues,
+                    queue_size,
                     block_size,
+                    mac: None,
+                    mtu: Mtu::default(),
+                    offloads: true,
                     interrupt,
                     doorbell,
                     memory,
@@ -304,7 +418,7 @@ proptest! {
     /// Strings that are nearly right reach deeper than random bytes do.
     #[test]
     fn nearly_right_strings_give_a_device_or_an_error_with_a_remedy(
-        text in "((slot|type|backend|serial|readonly|block-size|packed|queues|queue-size|interrupt|doorbell|memory)=(blk|module|msi|polled|grants|ram:[0-9]{0,22}[KMG]?|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
+        text in "((slot|type|backend|serial|readonly|block-size|packed|queues|queue-size|mac|mtu|offloads|interrupt|doorbell|memory)=(blk|net|switch|module|00:16:3e:00:00:01|msi|polled|grants|ram:[0-9]{0,22}[KMG]?|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
     ) {
         match DeviceDescription::parse(text.as_bytes()) {
             Ok((_, device)) => {

@@ -31,30 +31,28 @@ pub const INTERRUPT_VRING: u32 = 1;
 pub const INTERRUPT_CONFIG: u32 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct QueueSlot<const WORDS: usize> {
+struct QueueSlot {
     config: QueueConfig,
     queue: Option<Queue>,
-    /// The queue's heads in flight.
-    heads: [u64; WORDS],
     kicked: bool,
     /// It was reset by itself, so that it may be set up while the device runs.
     renewable: bool,
 }
 
-impl<const WORDS: usize> QueueSlot<WORDS> {
+impl QueueSlot {
     const NONE: Self = Self {
         config: QueueConfig::new(0),
         queue: None,
-        heads: [0; WORDS],
         kicked: false,
         renewable: false,
     };
 }
 
-/// Words of [`MmioTransport`] that hold a bit for each head of the largest queue.
+/// Words with a bit for each head of the largest queue.
 pub const MAX_WORDS: usize = MAX_SIZE as usize / 64;
 
-/// A device with its registers and at most `QUEUES` queues, of at most 64 times `WORDS` entries each.
+/// A device with its registers and at most `QUEUES` queues, of at most 64 times `WORDS` entries together; each queue that the
+/// device has may have the same share of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MmioTransport<D, const QUEUES: usize, const WORDS: usize = MAX_WORDS> {
     device: D,
@@ -64,7 +62,9 @@ pub struct MmioTransport<D, const QUEUES: usize, const WORDS: usize = MAX_WORDS>
     added: Features,
     /// Features that a driver has to choose.
     required: Features,
-    queues: [QueueSlot<WORDS>; QUEUES],
+    queues: [QueueSlot; QUEUES],
+    /// The heads in flight of all queues: as many words for each.
+    heads: [u64; WORDS],
     /// How many of the queues there are.
     count: usize,
     /// Counts the queues that were ever made ready, so that no two share an epoch.
@@ -92,7 +92,11 @@ pub struct MmioTransport<D, const QUEUES: usize, const WORDS: usize = MAX_WORDS>
 impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES, WORDS> {
     /// A device after reset, with queues of at most `max_size` entries each.
     pub fn new(device: D, max_size: u16) -> Self {
-        let largest = u16::try_from(WORDS.saturating_mul(64)).unwrap_or(u16::MAX);
+        let count = QUEUES.min(device.queues().into());
+        let entries = share::<WORDS>(count).saturating_mul(64);
+        let largest = entries
+            .checked_ilog2()
+            .map_or(0, |bits| 1u16.checked_shl(bits).unwrap_or(MAX_SIZE));
         let mut queues = [const { QueueSlot::NONE }; QUEUES];
         for slot in &mut queues {
             slot.config = QueueConfig::new(max_size.min(largest));
@@ -101,7 +105,8 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
             withheld: Features::empty(),
             added: Features::empty(),
             required: Features::VERSION_1,
-            count: QUEUES.min(device.queues().into()),
+            count,
+            heads: [0; WORDS],
             epoch: 0,
             device,
             queues,
@@ -347,6 +352,27 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
         }
         true
     }
+}
+
+/// Words for the heads of each of `count` queues.
+const fn share<const WORDS: usize>(count: usize) -> usize {
+    match WORDS.checked_div(count) {
+        Some(share) => share,
+        None => 0,
+    }
+}
+
+/// The words of a queue.
+fn heads_of<const WORDS: usize>(
+    heads: &mut [u64; WORDS],
+    count: usize,
+    index: usize,
+) -> &mut [u64] {
+    let share = share::<WORDS>(count);
+    let first = share.saturating_mul(index);
+    heads
+        .get_mut(first..first.saturating_add(share))
+        .unwrap_or(&mut [])
 }
 
 /// 32 of the feature bits; there are none beyond the first 64.

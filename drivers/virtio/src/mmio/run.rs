@@ -1,6 +1,6 @@
 //! What a running device does: kicks, passes over its queues, interrupts, and what breaks it.
 
-use super::{INTERRUPT_CONFIG, INTERRUPT_VRING, MmioTransport, QueueSlot, Status};
+use super::{INTERRUPT_CONFIG, INTERRUPT_VRING, MmioTransport, QueueSlot, Status, heads_of};
 use crate::chain::Chain;
 use crate::counters::bump;
 use crate::device::{Device, Progress};
@@ -107,18 +107,20 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
             counters,
             interrupt,
             polling,
+            heads,
+            count,
             ..
         } = self;
         let number = u16::try_from(index).unwrap_or(u16::MAX);
         let Some(QueueSlot {
             queue: Some(queue),
-            heads,
             kicked,
             ..
         }) = queues.get_mut(index)
         else {
             return Ok(());
         };
+        let heads = heads_of(heads, *count, index);
         if !*kicked {
             return Ok(());
         }

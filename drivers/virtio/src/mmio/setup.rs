@@ -1,7 +1,7 @@
 //! What a driver sets up: features, device status, queues, and the resets of both.
 
 use super::status::{Status, Step};
-use super::{MmioTransport, QueueSlot};
+use super::{MmioTransport, QueueSlot, heads_of};
 use crate::counters::bump;
 use crate::device::Device;
 use crate::features::{Features, Refusal};
@@ -34,7 +34,7 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
     }
 
     /// The selected queue, while it may be set up: before the device runs, or after it was reset by itself.
-    fn setting_up(&mut self) -> Option<&mut QueueSlot<WORDS>> {
+    fn setting_up(&mut self) -> Option<&mut QueueSlot> {
         let settled = self.status.contains(Status::FEATURES_OK);
         let running = self.status.contains(Status::DRIVER_OK);
         let broken = self.status.intersects(Status::NEEDS_RESET | Status::FAILED);
@@ -81,11 +81,11 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
         match slot.config.activate(mem, features, epoch) {
             Ok(queue) => {
                 slot.queue = Some(queue);
-                slot.heads = [0; WORDS];
                 slot.renewable = false;
                 // It may have been filled already.
                 slot.kicked = running;
                 self.epoch = epoch;
+                heads_of(&mut self.heads, self.count, index).fill(0);
             }
             Err(kind) => self.break_device(mem, index, kind),
         }

@@ -1,0 +1,200 @@
+//! One port of the switch: what its driver has negotiated, given and left waiting.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+
+use vd_virtio::chain::Segment;
+use vd_virtio::fault::FaultKind;
+use vd_virtio::queue::Head;
+
+use crate::buffers::Buffers;
+use crate::counters::Counters;
+use crate::features::NetFeatures;
+use crate::learned::Learned;
+use crate::packet::Packet;
+use crate::wire::Mac;
+
+/// Most pairs of queues of a device.
+pub const MAX_PAIRS: u16 = 4;
+/// Frames of one port that may wait for receivers.
+pub(crate) const PARKED: usize = 32;
+/// Most pieces of one that waits.
+pub(crate) const PARKED_PIECES: usize = 24;
+/// Frames that may wait for one receive queue: fewer than one port may have, so that one receiver does not take all places.
+pub(crate) const WAITING: usize = 24;
+/// Flows that a port tells apart.
+const FLOWS: usize = 64;
+
+/// What a port is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortConfig {
+    /// Its address, until the driver sets another one.
+    pub mac: Mac,
+    /// Most bytes of a frame behind the Ethernet header.
+    pub mtu: u16,
+    /// Pairs of queues, one to [`MAX_PAIRS`].
+    pub pairs: u16,
+}
+
+/// Names a frame that waits: whose it is, and its place there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(crate) port: usize,
+    pub(crate) place: usize,
+}
+
+/// A frame that waits. It is still in its sender's buffers.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub(crate) queue: u16,
+    pub(crate) head: Head,
+    pub(crate) packet: Packet,
+    pub(crate) pieces: heapless::Vec<Segment, PARKED_PIECES>,
+    /// The ports that it waits for, as bits.
+    pub(crate) pending: u32,
+    /// Ticks since it waits.
+    pub(crate) age: u32,
+}
+
+/// One receive queue.
+#[derive(Debug)]
+pub(crate) struct Receive {
+    pub(crate) buffers: Buffers,
+    /// The frames that wait for it, in order.
+    pub(crate) waiting: VecDeque<Ticket>,
+}
+
+/// A port.
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub(crate) config: PortConfig,
+    /// The address that it has now.
+    pub(crate) mac: Mac,
+    pub(crate) features: NetFeatures,
+    /// There is a driver, and nothing is wrong with it.
+    pub(crate) running: bool,
+    pub(crate) link: bool,
+    /// Pairs of queues that the driver uses.
+    pub(crate) pairs: u16,
+    pub(crate) receive: Box<[Receive]>,
+    pub(crate) parked: Box<[Option<Parked>]>,
+    /// Buffers of frames that waited, to be given back: queue and head.
+    pub(crate) returned: VecDeque<(u16, Head)>,
+    pub(crate) learned: Learned,
+    /// The pair on which a flow was sent last, from 1 on.
+    flows: [u8; FLOWS],
+    /// Queues that have something to do, as bits.
+    pub(crate) wakes: u32,
+    fault: Option<FaultKind>,
+    pub(crate) counters: Counters,
+}
+
+/// The receive queue of a pair.
+pub(crate) fn receive_queue(pair: usize) -> u16 {
+    u16::try_from(pair.saturating_mul(2)).unwrap_or(u16::MAX)
+}
+
+impl Port {
+    pub(crate) fn new(config: PortConfig) -> Self {
+        let receive = || Receive {
+            buffers: Buffers::new(),
+            waiting: VecDeque::with_capacity(WAITING),
+        };
+        Self {
+            config,
+            mac: config.mac,
+            features: NetFeatures::empty(),
+            running: false,
+            link: true,
+            pairs: 1,
+            receive: (0..config.pairs).map(|_| receive()).collect(),
+            parked: (0..PARKED).map(|_| None).collect(),
+            returned: VecDeque::with_capacity(PARKED),
+            learned: Learned::NONE,
+            flows: [0; FLOWS],
+            wakes: 0,
+            fault: None,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Whether frames can be given to it.
+    pub(crate) fn is_receiving(&self) -> bool {
+        self.running && self.link
+    }
+
+    /// Pairs of queues that the driver may use.
+    pub(crate) fn usable_pairs(&self) -> u16 {
+        if self.features.contains(NetFeatures::MQ) {
+            self.config.pairs
+        } else {
+            1
+        }
+    }
+
+    /// The control queue's number: behind all pairs with MQ, else behind the first (5.1.2).
+    pub(crate) fn control_queue(&self) -> Option<u16> {
+        self.features
+            .contains(NetFeatures::CTRL_VQ)
+            .then_some(self.usable_pairs().saturating_mul(2))
+    }
+
+    /// The queue has something to do.
+    pub(crate) fn wake(&mut self, queue: u16) {
+        self.wakes |= 1u32.checked_shl(queue.into()).unwrap_or(0);
+    }
+
+    /// The driver has got something wrong, which another port's work has brought to light. Nothing more is done for it
+    /// until it starts over.
+    pub(crate) fn fail(&mut self, kind: FaultKind) {
+        self.fault = Some(kind);
+        self.running = false;
+        self.wake(0);
+    }
+
+    pub(crate) fn take_fault(&mut self) -> Option<FaultKind> {
+        self.fault.take()
+    }
+
+    /// The driver starts over.
+    pub(crate) fn reset(&mut self) {
+        self.mac = self.config.mac;
+        self.features = NetFeatures::empty();
+        self.running = false;
+        self.pairs = 1;
+        for receive in &mut self.receive {
+            receive.buffers.clear();
+        }
+        self.returned.clear();
+        self.learned = Learned::NONE;
+        self.flows = [0; FLOWS];
+        self.wakes = 0;
+        self.fault = None;
+    }
+
+    fn flow_place(&mut self, flow: u32) -> Option<&mut u8> {
+        let index = usize::try_from(flow).ok()?.checked_rem(FLOWS)?;
+        self.flows.get_mut(index)
+    }
+
+    /// The driver sends this flow on that pair: it wants the other direction there too (5.1.6.5.6).
+    pub(crate) fn sends(&mut self, flow: u32, pair: usize) {
+        let number = u8::try_from(pair.saturating_add(1)).unwrap_or(0);
+        if let Some(place) = self.flow_place(flow) {
+            *place = number;
+        }
+    }
+
+    /// The pair for a flow.
+    pub(crate) fn pair_for(&mut self, flow: u32) -> usize {
+        let pairs = usize::from(self.pairs);
+        let known = self.flow_place(flow).map_or(0, |place| usize::from(*place));
+        match known.checked_sub(1) {
+            Some(pair) if pair < pairs => pair,
+            _ => usize::try_from(flow)
+                .unwrap_or(0)
+                .checked_rem(pairs)
+                .unwrap_or(0),
+        }
+    }
+}

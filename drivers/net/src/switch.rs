@@ -1,0 +1,344 @@
+//! The switch: which frame goes to which port, and what waits for one.
+//!
+//! *Learning.* The address that a port is configured with, or that its driver has set, is that port's for good: a frame from
+//! another port that claims it is dropped. Any other station's address is learned from what a port sends, and moves to
+//! the port that showed it last, so that a guest may bridge; it is forgotten after five minutes. Frames to groups and to
+//! addresses that are not known go to all ports but the sender's.
+//!
+//! *Waiting.* A frame for which a receiver has too few buffers waits in its sender's; no frame overtakes it on its way to
+//! the same queue. When too many wait, or when one has waited for a second, it is dropped for that receiver.
+//!
+//! Invariant: a [`Ticket`] in a receive queue names a parked frame whose `pending` has that port's bit, and the other
+//! way round.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::fmt;
+
+use vd_virtio::chain::{MAX_SEGMENTS, Segment};
+use vd_virtio::fault::FaultKind;
+use vd_virtio::{Chain, GuestMemory, Pass, Progress, Span};
+
+use crate::counters::{add, bump};
+use crate::deliver::Outcome;
+use crate::header::{HEADER, NetHeader};
+use crate::packet::Packet;
+use crate::port::{MAX_PAIRS, Port, PortConfig, Receive};
+use crate::wire::{self, Ethernet, Mac};
+
+/// Most ports of a switch.
+pub const MAX_PORTS: usize = 16;
+
+/// Why a port cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddError {
+    /// Another port has that address.
+    Taken(Mac),
+    /// No station can have that address.
+    NoStation(Mac),
+    /// There are [`MAX_PORTS`] already.
+    Full,
+    /// None or more than [`MAX_PAIRS`] pairs of queues.
+    Pairs(u16),
+}
+
+impl fmt::Display for AddError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Taken(mac) => write!(f, "another device has the address {mac}"),
+            Self::NoStation(mac) => write!(f, "{mac} is no station's address"),
+            Self::Full => write!(f, "the switch has {MAX_PORTS} ports"),
+            Self::Pairs(pairs) => {
+                write!(
+                    f,
+                    "{pairs} pairs of queues: one to {MAX_PAIRS} are possible"
+                )
+            }
+        }
+    }
+}
+
+/// Bytes of the header before a frame.
+const HEADER_LEN: u64 = HEADER as u64;
+
+/// A port's bit in a set.
+pub(crate) fn bit(port: usize) -> u32 {
+    u32::try_from(port)
+        .ok()
+        .and_then(|port| 1u32.checked_shl(port))
+        .unwrap_or(0)
+}
+
+/// A switch.
+#[derive(Debug)]
+pub struct Switch {
+    pub(crate) ports: Vec<Port>,
+    /// The frame that is being forwarded.
+    pub(crate) packet: Box<Packet>,
+    pub(crate) pieces: Box<heapless::Vec<Segment, MAX_SEGMENTS>>,
+    /// Ticks since the start.
+    pub(crate) now: u32,
+}
+
+impl Default for Switch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Switch {
+    /// A switch without ports.
+    pub fn new() -> Self {
+        Self {
+            ports: Vec::with_capacity(MAX_PORTS),
+            packet: Box::new(Packet::EMPTY),
+            pieces: Box::default(),
+            now: 0,
+        }
+    }
+
+    pub(crate) fn add(&mut self, config: PortConfig) -> Result<usize, AddError> {
+        if self.ports.len() == MAX_PORTS {
+            return Err(AddError::Full);
+        }
+        if config.pairs == 0 || config.pairs > MAX_PAIRS {
+            return Err(AddError::Pairs(config.pairs));
+        }
+        if !config.mac.is_station() {
+            return Err(AddError::NoStation(config.mac));
+        }
+        if self.holder(config.mac).is_some() {
+            return Err(AddError::Taken(config.mac));
+        }
+        self.ports.push(Port::new(config));
+        Ok(self.ports.len().saturating_sub(1))
+    }
+
+    pub(crate) fn port(&self, port: usize) -> Option<&Port> {
+        self.ports.get(port)
+    }
+
+    pub(crate) fn port_mut(&mut self, port: usize) -> Option<&mut Port> {
+        self.ports.get_mut(port)
+    }
+
+    /// The port whose own address it is, configured or set by the driver.
+    pub(crate) fn holder(&self, mac: Mac) -> Option<usize> {
+        let own = |port: &Port| port.mac == mac || port.config.mac == mac;
+        self.ports.iter().position(own)
+    }
+
+    /// The port behind which an address was seen.
+    fn learned(&self, mac: Mac) -> Option<usize> {
+        self.ports
+            .iter()
+            .position(|port| port.learned.contains(mac, self.now))
+    }
+
+    pub(crate) fn forget_learned(&mut self, mac: Mac) {
+        for port in &mut self.ports {
+            port.learned.forget(mac);
+        }
+    }
+
+    /// A driver starts over.
+    pub(crate) fn reset(&mut self, port: usize) {
+        self.drop_waiting(port, 0);
+        self.forget_sent(port, None);
+        if let Some(port) = self.ports.get_mut(port) {
+            port.reset();
+        }
+    }
+
+    /// Runs a receive queue: gives back what holds frames, takes new buffers, and fills them with what waits.
+    pub(crate) fn receive<M: GuestMemory + ?Sized>(
+        &mut self,
+        port: usize,
+        pair: usize,
+        pass: &mut Pass<'_, M>,
+        chain: &mut Chain,
+    ) -> Result<Progress, FaultKind> {
+        loop {
+            let Some(receive) = self
+                .ports
+                .get_mut(port)
+                .and_then(|port| port.receive.get_mut(pair))
+            else {
+                return Ok(Progress::Drained);
+            };
+            let buffers = &mut receive.buffers;
+            while let Some((head, written)) = buffers.next_used() {
+                pass.give_back(head, written)?;
+            }
+            let mut progress = Progress::Waiting;
+            while buffers.has_room() {
+                let Some(head) = pass.take(chain)? else {
+                    progress = Progress::Drained;
+                    break;
+                };
+                // Not even the header would fit.
+                if chain.writable().len() < HEADER_LEN {
+                    return Err(FaultKind::Header);
+                }
+                buffers.push(head, chain.writable());
+            }
+            self.deliver_waiting(port, pair, pass.mem())?;
+            let target = self.ports.get(port).and_then(|it| it.receive.get(pair));
+            if !target.is_some_and(|receive| receive.buffers.has_used()) {
+                return Ok(progress);
+            }
+        }
+    }
+
+    /// Runs a transmit queue.
+    pub(crate) fn transmit<M: GuestMemory + ?Sized>(
+        &mut self,
+        port: usize,
+        pair: usize,
+        pass: &mut Pass<'_, M>,
+        chain: &mut Chain,
+    ) -> Result<Progress, FaultKind> {
+        let queue = pass.number();
+        if let Some(source) = self.ports.get_mut(port) {
+            // There are few of them, and nearly always none.
+            for _ in 0..source.returned.len() {
+                match source.returned.pop_front() {
+                    Some((of, head)) if of == queue => pass.give_back(head, 0)?,
+                    Some(other) => source.returned.push_back(other),
+                    None => break,
+                }
+            }
+        }
+        while let Some(head) = pass.take(chain)? {
+            let (header, frame) = chain.readable().read_array(pass.mem())?;
+            let header = NetHeader::decode(header);
+            let (waits, cost) = self.forward(pass.mem(), port, pair, &header, frame)?;
+            pass.charge(cost);
+            if let Some(head) = self.park(port, queue, head, waits) {
+                pass.give_back(head, 0)?;
+            }
+        }
+        Ok(Progress::Drained)
+    }
+
+    /// Forwards a frame. Gives the ports for which it has to wait, and what it has cost besides a request.
+    fn forward<M: GuestMemory + ?Sized>(
+        &mut self,
+        mem: &M,
+        port: usize,
+        pair: usize,
+        header: &NetHeader,
+        frame: Span<'_>,
+    ) -> Result<(u32, u32), FaultKind> {
+        let Some(source) = self.ports.get_mut(port) else {
+            return Ok((0, 0));
+        };
+        let body = match self.packet.read(mem, header, frame, source.features)? {
+            Ok(body) => body,
+            Err(bad) => {
+                bump(source.counters.bad(bad));
+                return Ok((0, 0));
+            }
+        };
+        self.pieces.clear();
+        for (addr, len) in body.pieces() {
+            let len = u32::try_from(len).unwrap_or(u32::MAX);
+            // A chain has no more segments than fit.
+            let _ = self.pieces.push(Segment { addr, len });
+        }
+        let flow = wire::flow(self.packet.prefix(), &self.packet.ethernet);
+        source.sends(flow, pair);
+        let Some(targets) = self.route(port) else {
+            return Ok((0, 0));
+        };
+        self.give_all(mem, targets, flow)
+    }
+
+    /// Gives the frame to those ports that have room for it.
+    fn give_all<M: GuestMemory + ?Sized>(
+        &mut self,
+        mem: &M,
+        targets: u32,
+        flow: u32,
+    ) -> Result<(u32, u32), FaultKind> {
+        let (mut waits, mut cost) = (0, 0u32);
+        for (number, target) in self.ports.iter_mut().enumerate() {
+            if targets & bit(number) == 0 {
+                continue;
+            }
+            let pair = target.pair_for(flow);
+            let queued = |it: &Receive| !it.waiting.is_empty();
+            let outcome = if target.receive.get(pair).is_some_and(queued) {
+                Outcome::NoRoom
+            } else {
+                target.give(mem, pair, &self.packet, &self.pieces)
+            };
+            cost = cost.saturating_add(target.cost(&self.packet));
+            match outcome {
+                Outcome::Done => {}
+                Outcome::NoRoom => waits |= bit(number),
+                Outcome::Source(kind) => return Err(kind),
+                Outcome::Target(kind) => target.fail(kind),
+            }
+        }
+        Ok((waits, cost))
+    }
+
+    /// The ports that the frame goes to; None if it is dropped, which is counted.
+    fn route(&mut self, port: usize) -> Option<u32> {
+        let Ethernet { from, to, .. } = self.packet.ethernet;
+        let foreign = self.holder(from).is_some_and(|holder| holder != port);
+        let known = if to.is_group() {
+            None
+        } else {
+            self.holder(to).or_else(|| self.learned(to))
+        };
+        let source = self.ports.get_mut(port)?;
+        let own = from == source.mac;
+        let counters = &mut source.counters;
+        if foreign || !from.is_station() {
+            bump(&mut counters.tx_spoofed);
+            return None;
+        }
+        if to.is_reserved() {
+            bump(&mut counters.tx_reserved);
+            return None;
+        }
+        if !self.packet.fits(source.config.mtu) {
+            bump(&mut counters.tx_long);
+            return None;
+        }
+        let connected = source.link;
+        if !own && connected {
+            self.forget_learned(from);
+            let now = self.now;
+            self.ports.get_mut(port)?.learned.learn(from, now);
+        }
+        let receiving = |(number, other): (usize, &Port)| {
+            let meant = known.is_none_or(|known| known == number);
+            if meant && connected && number != port && other.is_receiving() {
+                bit(number)
+            } else {
+                0
+            }
+        };
+        let targets = self
+            .ports
+            .iter()
+            .enumerate()
+            .map(receiving)
+            .fold(0, |all, one| all | one);
+        let len = self.packet.len;
+        let counters = &mut self.ports.get_mut(port)?.counters;
+        if targets == 0 {
+            bump(&mut counters.tx_unreachable);
+            return None;
+        }
+        bump(&mut counters.tx_frames);
+        add(&mut counters.tx_bytes, len);
+        if known.is_none() {
+            bump(&mut counters.flooded);
+        }
+        Some(targets)
+    }
+}

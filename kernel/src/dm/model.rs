@@ -1,0 +1,145 @@
+//! The kinds of devices that there are.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use vd_blk::Backend;
+use vd_net::NetDevice;
+use vd_virtio::fault::FaultKind;
+use vd_virtio::{Chain, Device, DeviceId, Features, GuestMemory, Pass, Progress};
+
+use super::devices::Disk;
+
+/// A device of any kind.
+pub enum Model {
+    /// A block device.
+    Disk(Disk),
+    /// A network device.
+    Net(NetDevice),
+}
+
+/// Calls a method of whichever device it is.
+macro_rules! each {
+    ($model:expr, $device:ident => $call:expr) => {
+        match $model {
+            Model::Disk($device) => $call,
+            Model::Net($device) => $call,
+        }
+    };
+}
+
+impl Model {
+    /// The network device, if it is one.
+    pub fn net(&self) -> Option<&NetDevice> {
+        match self {
+            Self::Disk(_) => None,
+            Self::Net(port) => Some(port),
+        }
+    }
+
+    /// What it is, in words.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Disk(disk) => {
+                let mode = if disk.readonly() {
+                    "read-only"
+                } else {
+                    "read-write"
+                };
+                format!("blk, {} sectors, {mode}", disk.backend().sectors())
+            }
+            Self::Net(port) => {
+                let config = port.config();
+                format!(
+                    "net, {}, MTU {}, {} queue pair(s)",
+                    port.mac(),
+                    config.mtu,
+                    config.pairs
+                )
+            }
+        }
+    }
+
+    /// What it has done, in words.
+    pub fn summary(&self) -> String {
+        match self {
+            Self::Disk(disk) => {
+                let counters = disk.counters();
+                format!(
+                    "{} bytes read, {} written, {} errors",
+                    counters.bytes_read, counters.bytes_written, counters.errors
+                )
+            }
+            Self::Net(port) => {
+                let counters = port.counters();
+                format!(
+                    "{} frames sent, {} received, {} without room",
+                    counters.tx_frames, counters.rx_frames, counters.rx_no_room
+                )
+            }
+        }
+    }
+
+    /// Adds its counters, by name.
+    pub fn add_counters(&self, to: &mut Vec<(&'static str, u64)>) {
+        match self {
+            Self::Disk(disk) => {
+                let disk = disk.counters();
+                to.extend([
+                    ("reads", disk.reads),
+                    ("bytes-read", disk.bytes_read),
+                    ("writes", disk.writes),
+                    ("bytes-written", disk.bytes_written),
+                    ("flushes", disk.flushes),
+                    ("zeroings", disk.zeroings),
+                    ("others", disk.others),
+                    ("errors", disk.errors),
+                ]);
+            }
+            Self::Net(port) => to.extend(port.counters().named()),
+        }
+    }
+}
+
+impl Device for Model {
+    fn id(&self) -> DeviceId {
+        each!(self, device => device.id())
+    }
+
+    fn features(&self) -> Features {
+        each!(self, device => device.features())
+    }
+
+    fn queues(&self) -> u16 {
+        each!(self, device => Device::queues(device))
+    }
+
+    fn read_config(&self, offset: usize, into: &mut [u8]) {
+        each!(self, device => device.read_config(offset, into));
+    }
+
+    fn write_config(&mut self, offset: usize, from: &[u8]) -> bool {
+        each!(self, device => device.write_config(offset, from))
+    }
+
+    fn activate(&mut self, features: Features) {
+        each!(self, device => device.activate(features));
+    }
+
+    fn reset(&mut self) {
+        each!(self, device => device.reset());
+    }
+
+    fn reset_queue(&mut self, queue: u16) {
+        each!(self, device => device.reset_queue(queue));
+    }
+
+    fn run<M: GuestMemory + ?Sized>(
+        &mut self,
+        pass: &mut Pass<'_, M>,
+        chain: &mut Chain,
+    ) -> Result<Progress, FaultKind> {
+        each!(self, device => device.run(pass, chain))
+    }
+}
