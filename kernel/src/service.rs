@@ -249,7 +249,7 @@ impl Service {
         events::mark(Happened::XENSTORE);
         let stop = loop {
             let happened = events::take();
-            let more = guest.pass();
+            let mut more = guest.pass();
             if happened.contains(Happened::XENSTORE) {
                 let mut waited = false;
                 if self.news(Some(&mut bus)).shutdown {
@@ -274,7 +274,7 @@ impl Service {
             }
             if happened.contains(Happened::TIMER) {
                 // An event could have been lost; nothing else may be.
-                guest.tick();
+                more |= guest.tick(ticks.elapsed());
                 if bus.tick() {
                     events::mark(Happened::XENSTORE);
                 }
@@ -385,11 +385,19 @@ impl Service {
 /// When to publish counters: soon when the guest is idle, seldom while it is busy.
 #[derive(Default)]
 struct Ticks {
+    /// When the last one was, of Xen's clock.
+    last: u64,
     doorbells: u64,
     since: u32,
 }
 
 impl Ticks {
+    /// Nanoseconds since the last tick.
+    fn elapsed(&mut self) -> u64 {
+        let now = time::now();
+        now.saturating_sub(core::mem::replace(&mut self.last, now))
+    }
+
     fn is_publishing_due(&mut self) -> bool {
         let ioreq = slots::counters();
         let doorbells =

@@ -1,11 +1,12 @@
 # shellcheck shell=bash
-# The toolstack's own commands on both domains: xl list, xl console, xl shutdown; a second disk that is read-only.
+# The toolstack's own commands on both domains: xl list, xl console, xl shutdown; a second disk that is read-only; random numbers.
 # timeout: 120
 
-step "a guest with two disks"
-start_guest two idle 'vdom_devices = [ "type=blk,backend=module,serial=FIRST", "slot=7,type=blk,backend=ram:4M,serial=SECOND,readonly=1,block-size=4096,packed=0,queue-size=1024" ]'
+step "a guest with two disks and an entropy device"
+start_guest two idle 'vdom_devices = [ "type=blk,backend=module,serial=FIRST", "slot=7,type=blk,backend=ram:4M,serial=SECOND,readonly=1,block-size=4096,packed=0,queue-size=1024", "type=rng,backend=cpu,rate=16K" ]'
 console_says two 'disk vda: 32768 sectors, serial "FIRST", blocks of 512, read-only 0, packed 1, queues of 256' || fail "vda is not as described"
 console_says two 'disk vdb: 8192 sectors, serial "SECOND", blocks of 4096, read-only 1, packed 0, queues of 1024' || fail "vdb is not as described"
+console_says two 'rng: virtio_rng.[0-9]+, 8192 bytes, 1024 different words' || fail "no random numbers"
 xl list
 expect_ok vdom list
 assert_eq "$(xl list two-vd | awk 'NR == 2 { print $3 }')" 36 "MiB of the driver domain: 16 and its disks"

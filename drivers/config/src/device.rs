@@ -22,6 +22,8 @@ pub enum DeviceType {
     Blk,
     /// Network device (virtio device ID 1).
     Net,
+    /// Entropy device (virtio device ID 4).
+    Rng,
 }
 
 impl DeviceType {
@@ -30,6 +32,7 @@ impl DeviceType {
         match self {
             DeviceType::Blk => "blk",
             DeviceType::Net => "net",
+            DeviceType::Rng => "rng",
         }
     }
 
@@ -37,6 +40,7 @@ impl DeviceType {
         match text {
             b"blk" => Ok(DeviceType::Blk),
             b"net" => Ok(DeviceType::Net),
+            b"rng" => Ok(DeviceType::Rng),
             _ => Err(ConfigError::BadType(Excerpt::new(text))),
         }
     }
@@ -51,6 +55,8 @@ pub enum Backend {
     Ram(ByteSize),
     /// The switch that joins the network devices of the driver domain.
     Switch,
+    /// The CPU's random number generator.
+    Cpu,
 }
 
 impl Backend {
@@ -58,6 +64,7 @@ impl Backend {
         match text {
             b"module" => Ok(Backend::Module),
             b"switch" => Ok(Backend::Switch),
+            b"cpu" => Ok(Backend::Cpu),
             [b'r', b'a', b'm', b':', size @ ..] => ByteSize::parse(size).map(Backend::Ram),
             _ => Err(ConfigError::BadBackend(Excerpt::new(text))),
         }
@@ -70,6 +77,7 @@ impl fmt::Display for Backend {
             Backend::Module => f.write_str("module"),
             Backend::Ram(size) => write!(f, "ram:{size}"),
             Backend::Switch => f.write_str("switch"),
+            Backend::Cpu => f.write_str("cpu"),
         }
     }
 }
@@ -188,6 +196,34 @@ impl Default for QueueSize {
     }
 }
 
+/// Most random bytes a second that an entropy device gives: 1 to 2^30.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate(u32);
+
+impl Rate {
+    /// Checks and takes a number.
+    pub const fn new(bytes: u32) -> Option<Self> {
+        if bytes == 0 || bytes > 1 << 30 {
+            None
+        } else {
+            Some(Self(bytes))
+        }
+    }
+
+    fn parse(text: &[u8]) -> Result<Self, ConfigError> {
+        u32::try_from(ByteSize::parse(text)?.bytes())
+            .ok()
+            .and_then(Self::new)
+            .ok_or_else(|| ConfigError::BadRate(Excerpt::new(text)))
+    }
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        Self(1 << 16)
+    }
+}
+
 /// A device, apart from the slot it is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceDescription {
@@ -202,6 +238,7 @@ pub struct DeviceDescription {
     mac: Option<MacAddress>,
     mtu: Mtu,
     offloads: bool,
+    rate: Rate,
     interrupt: Option<Interrupt>,
     doorbell: Option<Doorbell>,
     memory: Memory,
@@ -255,12 +292,18 @@ impl DeviceDescription {
                 write(key::MTU, format_args!("{}", self.mtu.bytes()))?;
                 write(key::OFFLOADS, format_args!("{}", u8::from(self.offloads)))?;
             }
+            DeviceType::Rng => {
+                let rate = ByteSize(self.rate.0.into());
+                write(key::RATE, format_args!("{rate}"))?;
+            }
         }
         if let Some(mac) = self.mac {
             write(key::MAC, format_args!("{mac}"))?;
         }
         write(key::PACKED, format_args!("{}", u8::from(self.packed)))?;
-        write(key::QUEUES, format_args!("{}", self.queues.0))?;
+        if self.kind != DeviceType::Rng {
+            write(key::QUEUES, format_args!("{}", self.queues.0))?;
+        }
         write(key::QUEUE_SIZE, format_args!("{}", self.queue_size.0))?;
         if let Some(interrupt) = self.interrupt {
             write(key::INTERRUPT, format_args!("{}", interrupt.as_str()))?;
@@ -304,6 +347,7 @@ impl DeviceDescription {
         match self.kind {
             DeviceType::Blk => self.queues.0,
             DeviceType::Net => self.queues.0.saturating_mul(2).saturating_add(1),
+            DeviceType::Rng => 1,
         }
     }
 
@@ -320,6 +364,11 @@ impl DeviceDescription {
     /// Whether checksums and segmentation may be left to the other side.
     pub const fn offloads(&self) -> bool {
         self.offloads
+    }
+
+    /// Most random bytes a second.
+    pub const fn rate(&self) -> u32 {
+        self.rate.0
     }
 
     /// How many queues it has; of a network device, how many pairs.
@@ -412,6 +461,7 @@ struct Fields {
     mac: Option<MacAddress>,
     mtu: Option<Mtu>,
     offloads: Option<bool>,
+    rate: Option<Rate>,
     interrupt: Option<Interrupt>,
     doorbell: Option<Doorbell>,
     memory: Option<Memory>,
@@ -451,6 +501,7 @@ impl Fields {
                 key::OFFLOADS,
                 parse_flag(key::OFFLOADS, value)?,
             ),
+            b"rate" => set(&mut self.rate, key::RATE, Rate::parse(value)?),
             b"interrupt" => set(
                 &mut self.interrupt,
                 key::INTERRUPT,
@@ -464,24 +515,37 @@ impl Fields {
 
     /// Refuses what belongs to devices of another type.
     fn check_type(&self, kind: DeviceType, backend: Backend) -> Result<(), ConfigError> {
-        let foreign: &[(bool, &'static str)] = match kind {
-            DeviceType::Blk => &[
-                (self.mac.is_some(), key::MAC),
-                (self.mtu.is_some(), key::MTU),
-                (self.offloads.is_some(), key::OFFLOADS),
-            ],
-            DeviceType::Net => &[
-                (self.serial.is_some(), key::SERIAL),
-                (self.readonly.is_some(), key::READONLY),
-                (self.block_size.is_some(), key::BLOCK_SIZE),
+        let disks = [
+            (self.serial.is_some(), key::SERIAL),
+            (self.readonly.is_some(), key::READONLY),
+            (self.block_size.is_some(), key::BLOCK_SIZE),
+        ];
+        let networks = [
+            (self.mac.is_some(), key::MAC),
+            (self.mtu.is_some(), key::MTU),
+            (self.offloads.is_some(), key::OFFLOADS),
+        ];
+        let entropy = [(self.rate.is_some(), key::RATE)];
+        let others: [&[(bool, &'static str)]; 3] = match kind {
+            DeviceType::Blk => [&networks, &entropy, &[]],
+            DeviceType::Net => [
+                &disks,
+                &entropy,
                 // A frame goes from one device's memory to another's, in one copy.
-                (self.memory == Some(Memory::Grants), key::MEMORY),
+                &[(self.memory == Some(Memory::Grants), key::MEMORY)],
             ],
+            DeviceType::Rng => [&disks, &networks, &[(self.queues.is_some(), key::QUEUES)]],
         };
-        if let Some((_, key)) = foreign.iter().find(|(given, _)| *given) {
+        let given = others.into_iter().flatten().find(|(given, _)| *given);
+        if let Some((_, key)) = given {
             return Err(ConfigError::KeyNotFor(kind, key));
         }
-        if (kind == DeviceType::Net) != (backend == Backend::Switch) {
+        let needed = match backend {
+            Backend::Module | Backend::Ram(_) => DeviceType::Blk,
+            Backend::Switch => DeviceType::Net,
+            Backend::Cpu => DeviceType::Rng,
+        };
+        if kind != needed {
             return Err(ConfigError::BackendNotFor(kind));
         }
         if kind == DeviceType::Net && self.mac.is_none() {
@@ -506,6 +570,7 @@ impl Fields {
             mac: self.mac,
             mtu: self.mtu.unwrap_or_default(),
             offloads: self.offloads.unwrap_or(true),
+            rate: self.rate.unwrap_or_default(),
             interrupt: self.interrupt,
             doorbell: self.doorbell,
             memory: self.memory.unwrap_or_default(),

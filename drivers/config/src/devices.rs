@@ -106,7 +106,7 @@ impl Devices {
     pub fn ram_bytes(&self) -> Option<u64> {
         self.iter()
             .try_fold(0_u64, |sum, (_, device)| match device.backend() {
-                Backend::Module | Backend::Switch => Some(sum),
+                Backend::Module | Backend::Switch | Backend::Cpu => Some(sum),
                 Backend::Ram(size) => sum.checked_add(size.bytes()),
             })
     }

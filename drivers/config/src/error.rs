@@ -101,6 +101,8 @@ pub enum ConfigError {
     BadMac(Excerpt),
     /// An MTU that no device can have.
     BadMtu(Excerpt),
+    /// A number of random bytes a second that no device can have.
+    BadRate(Excerpt),
     /// A key that devices of this type do not have.
     KeyNotFor(DeviceType, &'static str),
     /// A back end that devices of this type do not have.
@@ -150,17 +152,17 @@ impl fmt::Display for ConfigError {
             ),
             Self::UnknownKey(text) => write!(
                 f,
-                "unknown key {text}: devices have slot, type, backend, serial, readonly, block-size, packed, queues, queue-size, mac, mtu, offloads, interrupt, doorbell, memory"
+                "unknown key {text}: devices have slot, type, backend, serial, readonly, block-size, packed, queues, queue-size, mac, mtu, offloads, rate, interrupt, doorbell, memory"
             ),
             Self::DuplicateKey(key) => write!(f, "{key}= is given twice: remove one"),
             Self::MissingKey(keys::MAC) => {
                 write!(f, "mac= is missing: every network device needs one")
             }
             Self::MissingKey(key) => write!(f, "{key}= is missing: every device needs one"),
-            Self::BadType(text) => write!(f, "device type {text} is not known: use type=blk or type=net"),
+            Self::BadType(text) => write!(f, "device type {text} is not known: use type=blk, type=net or type=rng"),
             Self::BadBackend(text) => write!(
                 f,
-                "back end {text} is not known: use backend=module or backend=ram:SIZE for disks, backend=switch for network devices"
+                "back end {text} is not known: use backend=module or backend=ram:SIZE for disks, backend=switch for network devices, backend=cpu for entropy devices"
             ),
             Self::BadSize(text) => write!(
                 f,
@@ -194,15 +196,22 @@ impl fmt::Display for ConfigError {
                 "{text} is no station's address: use six bytes as in 00:16:3e:12:34:56, the first one even, not all zero"
             ),
             Self::BadMtu(text) => write!(f, "MTU {text} is not supported: use 1280 to 9216"),
+            Self::BadRate(text) => write!(
+                f,
+                "a device cannot give {text} random bytes a second: use 1 to 1G"
+            ),
             Self::KeyNotFor(kind, key) => {
                 write!(f, "{key}= is not for type={}: remove it", kind.as_str())
             }
             Self::BackendNotFor(DeviceType::Blk) => write!(
                 f,
-                "a disk cannot be on a switch: use backend=module or backend=ram:SIZE"
+                "a disk is neither on a switch nor in the CPU: use backend=module or backend=ram:SIZE"
             ),
             Self::BackendNotFor(DeviceType::Net) => {
                 write!(f, "a network device has no storage: use backend=switch")
+            }
+            Self::BackendNotFor(DeviceType::Rng) => {
+                write!(f, "an entropy device has one back end: use backend=cpu")
             }
             Self::MacTaken(slot) => write!(
                 f,

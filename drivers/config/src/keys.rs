@@ -81,6 +81,8 @@ pub mod device {
     pub const MTU: &str = "mtu";
     /// Whether checksums and segmentation may be left to the other side.
     pub const OFFLOADS: &str = "offloads";
+    /// Most random bytes a second.
+    pub const RATE: &str = "rate";
     /// How the device interrupts the guest.
     pub const INTERRUPT: &str = "interrupt";
     /// How the guest's driver kicks.
@@ -90,9 +92,9 @@ pub mod device {
     /// In configuration strings only: the slot. In xenstore it is the directory's name.
     pub const SLOT: &str = "slot";
     /// All that xenstore has.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 15] = [
         TYPE, BACKEND, SERIAL, READONLY, BLOCK_SIZE, PACKED, QUEUES, QUEUE_SIZE, MAC, MTU,
-        OFFLOADS, INTERRUPT, DOORBELL, MEMORY,
+        OFFLOADS, RATE, INTERRUPT, DOORBELL, MEMORY,
     ];
 }
 

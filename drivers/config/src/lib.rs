@@ -36,7 +36,7 @@ pub mod xenbus;
 
 pub use device::{
     Backend, BlockSize, DeviceDescription, DeviceType, MAX_QUEUES, MAX_VIRTQUEUES, QueueSize,
-    Queues, Serial,
+    Queues, Rate, Serial,
 };
 pub use devices::Devices;
 pub use error::{ConfigError, Excerpt};

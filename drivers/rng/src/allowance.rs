@@ -23,6 +23,11 @@ impl Allowance {
         }
     }
 
+    /// Bytes per second.
+    pub fn rate(&self) -> u32 {
+        self.rate
+    }
+
     /// Bytes that may be taken now.
     pub fn bytes(&self) -> u32 {
         self.bytes

@@ -31,6 +31,8 @@ pub struct EntropyDevice<S> {
     counters: Counters,
     /// The driver waits for what could not be given.
     waits: bool,
+    /// What `take_news` has told.
+    told: Option<Trouble>,
 }
 
 impl<S: Source> EntropyDevice<S> {
@@ -41,6 +43,7 @@ impl<S: Source> EntropyDevice<S> {
             allowance,
             counters: Counters::default(),
             waits: false,
+            told: None,
         }
     }
 
@@ -49,9 +52,21 @@ impl<S: Source> EntropyDevice<S> {
         self.counters
     }
 
+    /// Most bytes a second that it gives.
+    pub fn rate(&self) -> u32 {
+        self.allowance.rate()
+    }
+
     /// Why it gives nothing.
     pub fn trouble(&self) -> Option<Trouble> {
         self.pool.trouble()
+    }
+
+    /// Whether it has got into trouble, or out of it, since this was asked last.
+    pub fn take_news(&mut self) -> Option<Result<(), Trouble>> {
+        let trouble = self.pool.trouble();
+        let told = core::mem::replace(&mut self.told, trouble);
+        (told != trouble).then_some(trouble.map_or(Ok(()), Err))
     }
 
     /// So many nanoseconds have passed: the allowance grows, and trouble may be over. Returns whether the queue is to be

@@ -222,14 +222,17 @@ fn a_source_that_fails_stops_the_device() {
         assert_eq!(rig.ask(64), None);
         assert_eq!(rig.transport.device().trouble(), Some(trouble));
         assert_eq!(rig.transport.device().counters().troubles, 1);
+        assert_eq!(rig.transport.device_mut().take_news(), Some(Err(trouble)));
         rig.tick(SECOND);
         assert_eq!(rig.answer_since(before), None);
+        assert_eq!(rig.transport.device_mut().take_news(), None);
         rig.noise.instead.set(None);
         let drawn = rig.noise.drawn();
         rig.tick(SECOND);
         assert_eq!(rig.answer_since(before), Some(64));
         assert!(rig.noise.drawn() - drawn >= 128, "a start-up test");
         assert_eq!(rig.transport.device().trouble(), None);
+        assert_eq!(rig.transport.device_mut().take_news(), Some(Ok(())));
     }
 }
 

@@ -300,9 +300,11 @@ impl Guest {
     }
 
     /// What no event tells of: slots whose event was lost, lines that Xen refused to change.
-    pub fn tick(&mut self) {
+    ///
+    /// So many nanoseconds have passed. Returns whether there is something to do.
+    pub fn tick(&mut self, nanoseconds: u64) -> bool {
         slots::scan();
-        self.devices.tick();
+        self.devices.tick(nanoseconds)
     }
 
     /// Whether Xen still connects the guest's first vCPU: a guest that dies loses its event channels.

@@ -30,6 +30,7 @@ use vd_xenbus::rate::{Admission, RateLimiter};
 use xen_hypercall::{DomId, EvtchnPort, sched};
 
 use super::bus::Bound;
+use super::entropy;
 use super::model::Model;
 use super::signal::{Signal, Wanted};
 use super::slots;
@@ -137,6 +138,7 @@ pub fn build(
         let model = match device.kind() {
             DeviceType::Blk => disk(device, module).map(Model::Disk),
             DeviceType::Net => port(device, &table.switch).map(Model::Net),
+            DeviceType::Rng => entropy::device(device).map(|rng| Model::Rng(Box::new(rng))),
         }
         .map_err(|error| format!("device {slot}: {error}"))?;
         let mut withheld = Features::empty();
@@ -218,7 +220,9 @@ fn disk(device: &DeviceDescription, module: Option<&Range<u64>>) -> Result<Disk,
             storage.as_mut().fill(0);
             storage
         }
-        Backend::Switch => return Err(ConfigError::BackendNotFor(device.kind()).to_string()),
+        Backend::Switch | Backend::Cpu => {
+            return Err(ConfigError::BackendNotFor(device.kind()).to_string());
+        }
     };
     device
         .check_capacity(storage.len)
@@ -359,10 +363,15 @@ impl DeviceTable {
         woken
     }
 
-    /// Half a second has passed.
-    pub fn tick(&mut self) {
+    /// So many nanoseconds have passed, half a second or so. Returns whether there is something to do.
+    pub fn tick(&mut self, nanoseconds: u64) -> bool {
         self.switch.borrow_mut().tick();
+        let mut woken = false;
+        for device in self.slots.iter_mut().flatten() {
+            woken |= device.tick(nanoseconds, &mut self.limiter);
+        }
         self.settle_all();
+        woken
     }
 
     /// The driver of a device has said how it wants to be interrupted, and how it kicks.
@@ -465,6 +474,27 @@ impl Device {
         let next = poller.looked(found, time::now());
         self.transport.set_polling(poller.is_polling());
         next
+    }
+
+    /// So much time has passed. Returns whether there is something to do.
+    fn tick(&mut self, nanoseconds: u64, limiter: &mut RateLimiter) -> bool {
+        let Some(rng) = self.transport.device_mut().rng_mut() else {
+            return false;
+        };
+        let woken = rng.tick(nanoseconds);
+        let slot = self.slot;
+        match rng.take_news() {
+            Some(Err(trouble)) => warn(
+                limiter,
+                &format_args!("device {slot}: {trouble}: no output"),
+            ),
+            Some(Ok(())) => warn(limiter, &format_args!("device {slot}: healthy again")),
+            None => {}
+        }
+        if woken {
+            self.transport.wake(0);
+        }
+        woken
     }
 
     fn disconnect(&mut self) {

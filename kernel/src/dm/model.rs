@@ -1,15 +1,18 @@
 //! The kinds of devices that there are.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use vd_blk::Backend;
 use vd_net::NetDevice;
+use vd_rng::EntropyDevice;
 use vd_virtio::fault::FaultKind;
 use vd_virtio::{Chain, Device, DeviceId, Features, GuestMemory, Pass, Progress};
 
 use super::devices::Disk;
+use super::entropy::Cpu;
 
 /// A device of any kind.
 pub enum Model {
@@ -17,6 +20,8 @@ pub enum Model {
     Disk(Disk),
     /// A network device.
     Net(NetDevice),
+    /// An entropy device.
+    Rng(Box<EntropyDevice<Cpu>>),
 }
 
 /// Calls a method of whichever device it is.
@@ -25,6 +30,7 @@ macro_rules! each {
         match $model {
             Model::Disk($device) => $call,
             Model::Net($device) => $call,
+            Model::Rng($device) => $call,
         }
     };
 }
@@ -33,8 +39,16 @@ impl Model {
     /// The network device, if it is one.
     pub fn net(&self) -> Option<&NetDevice> {
         match self {
-            Self::Disk(_) => None,
             Self::Net(port) => Some(port),
+            Self::Disk(_) | Self::Rng(_) => None,
+        }
+    }
+
+    /// The entropy device, if it is one.
+    pub fn rng_mut(&mut self) -> Option<&mut EntropyDevice<Cpu>> {
+        match self {
+            Self::Rng(rng) => Some(rng),
+            Self::Disk(_) | Self::Net(_) => None,
         }
     }
 
@@ -58,6 +72,7 @@ impl Model {
                     config.pairs
                 )
             }
+            Self::Rng(rng) => format!("rng, {} bytes a second", rng.rate()),
         }
     }
 
@@ -78,6 +93,7 @@ impl Model {
                     counters.tx_frames, counters.rx_frames, counters.rx_no_room
                 )
             }
+            Self::Rng(rng) => format!("{} random bytes", rng.counters().bytes),
         }
     }
 
@@ -98,6 +114,15 @@ impl Model {
                 ]);
             }
             Self::Net(port) => to.extend(port.counters().named()),
+            Self::Rng(rng) => {
+                let rng = rng.counters();
+                to.extend([
+                    ("random-bytes", rng.bytes),
+                    ("throttled", rng.throttled),
+                    ("troubles", rng.troubles),
+                    ("errors", rng.errors),
+                ]);
+            }
         }
     }
 }
@@ -112,7 +137,11 @@ impl Device for Model {
     }
 
     fn queues(&self) -> u16 {
-        each!(self, device => Device::queues(device))
+        match self {
+            Self::Disk(disk) => Device::queues(disk),
+            Self::Net(port) => Device::queues(port),
+            Self::Rng(rng) => Device::queues(&**rng),
+        }
     }
 
     fn read_config(&self, offset: usize, into: &mut [u8]) {

@@ -9,6 +9,12 @@ for block in /sys/block/vd*; do
         "packed $(cut -c 35 "$block/device/features")," \
         "queues of $(cat "$block/mq/0/nr_tags")"
 done
+if grep -q 0x0004 /sys/bus/virtio/devices/*/device; then
+    modprobe virtio-rng
+    dd if=/dev/hwrng of=/run/random bs=1024 count=8 2>/dev/null
+    say "rng: $(cat /sys/class/misc/hw_random/rng_current), $(wc -c </run/random) bytes," \
+        "$(od -An -v -tx8 -w8 /run/random | sort -u | wc -l) different words"
+fi
 say ready
 while :; do
     sleep 1000

@@ -265,7 +265,7 @@ impl Needs<'_> {
             .iter()
             .filter_map(|(_, device)| match device.backend() {
                 Backend::Ram(size) => Some(size.bytes()),
-                Backend::Module | Backend::Switch => None,
+                Backend::Module | Backend::Switch | Backend::Cpu => None,
             });
         memory_mib(disks, module).ok_or_else(|| {
             Trouble::new(

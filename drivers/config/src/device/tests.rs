@@ -83,6 +83,27 @@ fn network_devices_have_an_address_and_an_mtu() {
     assert_eq!((disk.virtqueues(), disk.mac()), (4, None));
 }
 
+const RNG: &str = "type=rng,backend=cpu";
+
+#[test]
+fn an_entropy_device_has_a_rate() {
+    let (_, device) = parse(RNG).unwrap();
+    assert_eq!((device.kind(), device.rate()), (DeviceType::Rng, 1 << 16));
+    assert_eq!((device.virtqueues(), device.queues()), (1, 1));
+    let names: Vec<String> = pairs(&device).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["type", "backend", "rate", "packed", "queue-size"]);
+    for (rate, bytes) in [("1", 1), ("1K", 1024), ("1G", 1 << 30)] {
+        let (_, device) = parse(&format!("{RNG},rate={rate}")).unwrap();
+        assert_eq!(device.rate(), bytes);
+        let again = DeviceDescription::parse(device.to_string().as_bytes());
+        assert_eq!(again, Ok((None, device)));
+    }
+    for bad in ["0", "1073741825", "4G", "8G"] {
+        let error = refusal(&format!("{RNG},rate={bad}"));
+        assert!(matches!(error, ConfigError::BadRate(_)), "{bad}");
+    }
+}
+
 #[test]
 fn what_belongs_to_other_devices_is_refused() {
     use ConfigError as E;
@@ -94,7 +115,23 @@ fn what_belongs_to_other_devices_is_refused() {
         let error = refusal(&format!("type=blk,backend=module,{key}"));
         assert!(matches!(error, E::KeyNotFor(DeviceType::Blk, _)), "{key}");
     }
+    for key in [
+        "serial=X",
+        "readonly=0",
+        "mac=00:16:3e:00:00:01",
+        "mtu=1500",
+        "queues=1",
+    ] {
+        let error = refusal(&format!("{RNG},{key}"));
+        assert!(matches!(error, E::KeyNotFor(DeviceType::Rng, _)), "{key}");
+    }
+    for text in ["type=blk,backend=module,rate=1K", &format!("{NET},rate=1K")] {
+        assert!(matches!(refusal(text), E::KeyNotFor(_, "rate")), "{text}");
+    }
     for (text, kind) in [
+        ("type=blk,backend=cpu", DeviceType::Blk),
+        ("type=rng,backend=module", DeviceType::Rng),
+        ("type=rng,backend=switch", DeviceType::Rng),
         (
             "type=net,backend=module,mac=00:16:3e:00:00:01",
             DeviceType::Net,
@@ -346,6 +383,7 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
                         mac: MacAddress::new([2, a, b, c, d, e]),
                         mtu: Mtu::new(mtu).unwrap(),
                         offloads: readonly,
+                        rate: Rate::default(),
                         interrupt,
                         doorbell,
                         memory: Memory::default(),
@@ -365,6 +403,7 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
                     mac: None,
                     mtu: Mtu::default(),
                     offloads: true,
+                    rate: Rate::default(),
                     interrupt,
                     doorbell,
                     memory,
@@ -418,7 +457,7 @@ proptest! {
     /// Strings that are nearly right reach deeper than random bytes do.
     #[test]
     fn nearly_right_strings_give_a_device_or_an_error_with_a_remedy(
-        text in "((slot|type|backend|serial|readonly|block-size|packed|queues|queue-size|mac|mtu|offloads|interrupt|doorbell|memory)=(blk|net|switch|module|00:16:3e:00:00:01|msi|polled|grants|ram:[0-9]{0,22}[KMG]?|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
+        text in "((slot|type|backend|serial|readonly|block-size|packed|queues|queue-size|mac|mtu|offloads|rate|interrupt|doorbell|memory)=(blk|net|rng|switch|cpu|module|00:16:3e:00:00:01|msi|polled|grants|ram:[0-9]{0,22}[KMG]?|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
     ) {
         match DeviceDescription::parse(text.as_bytes()) {
             Ok((_, device)) => {

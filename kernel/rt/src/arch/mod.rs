@@ -4,6 +4,7 @@ pub mod backtrace;
 pub mod gdt;
 pub mod idt;
 pub mod lapic;
+pub mod random;
 pub mod trap;
 
 use x86_64::instructions::interrupts;
