@@ -306,6 +306,9 @@ impl DeviceTable {
     /// Half a second has passed.
     pub fn tick(&mut self) {
         self.switch.borrow_mut().tick();
+        if self.wake_ports() {
+            events::mark(events::Happened::WORK);
+        }
         self.settle_all();
     }
 
