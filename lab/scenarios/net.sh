@@ -9,7 +9,7 @@ follow_console net-vd
 expect_ok vdom create /root/examples/net.cfg
 ended() { console_says net '^guest: RESULT'; }
 wait_for 150 "the guest's result" ended
-grep -a '^guest:' "$(console net)"
+vdom stats net; xl list; sleep 1
 console_says net '^guest: RESULT PASS' || fail "$(grep -a -m 1 FAILED "$(console net)" || echo no result)"
 wait_for 5 "the last counters" test "$(counter net device-2-tx-frames)" != ""
 sleep 1

@@ -366,7 +366,7 @@ impl DeviceTable {
     /// So many nanoseconds have passed, half a second or so. Returns whether there is something to do.
     pub fn tick(&mut self, nanoseconds: u64) -> bool {
         self.switch.borrow_mut().tick();
-        let mut woken = false;
+        let mut woken = self.wake_ports();
         for device in self.slots.iter_mut().flatten() {
             woken |= device.tick(nanoseconds, &mut self.limiter);
         }

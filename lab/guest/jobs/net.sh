@@ -2,7 +2,7 @@
 # Three network devices, each in a network namespace of its own, so that all that they say to one another goes through the
 # driver domain's switch.
 
-MIB=16
+MIB=2
 
 # in_host N COMMAND...: runs it where eth(N-1) is.
 in_host() {
