@@ -98,6 +98,36 @@ fn row6_row39_frames_that_are_too_short_or_too_long() {
     assert!(!world.is_broken(0));
 }
 
+/// What a port may send is not always what another one may get: whole frames, and the parts of large ones.
+#[test]
+fn row39_frames_longer_than_the_receivers_mtu() {
+    let mtu = |port| if port == 1 { 1300 } else { 1500 };
+    for features in [all(), NetFeatures::empty()] {
+        let mut world = World::each(&[all(), features], 1, mtu).posted(16, 2048);
+        world.send(0, NetHeader::default(), &frame(0, 1, 1315));
+        world.send(0, NetHeader::default(), &frame(0, 1, 1314));
+        let (header, segment) = tcp(0, 1, false, &[7; 1400]);
+        for gso_size in [1249, 1248] {
+            let large = NetHeader {
+                gso_type: 1,
+                gso_size,
+                ..header
+            };
+            world.send(0, large, &segment);
+        }
+        world.run();
+        let lens: Vec<usize> = world.received(1).iter().map(|it| it.1.len()).collect();
+        let large = if features.is_empty() {
+            vec![1314, 66 + 1248, 66 + 1400 - 1248]
+        } else {
+            vec![1314, 66 + 1400]
+        };
+        assert_eq!(lens, large);
+        assert_eq!(world.counters(1).rx_long, 2);
+        assert_eq!(world.counters(0).tx_frames, 4);
+    }
+}
+
 /// Gigabytes in one chain: it is looked at, not copied.
 #[test]
 fn row6_a_chain_of_four_gigabytes() {
