@@ -47,6 +47,7 @@ assert_eq "$(of 0 checksums) $(of 1 checksums) $(of 0 cut) $(of 1 cut)" "0 0 0 0
 (($(of 2 cut) > 100)) || fail "too few large segments were cut"
 (($(of 2 checksums) > $(of 2 cut))) || fail "too few checksums were computed"
 (($(of 1 commands) >= 1)) || fail "the guest has not said how many queues it uses"
+
 step "the guest powers off"
 wait_for_end 20 net
 wait_for_end 20 net-vd
