@@ -486,6 +486,36 @@ fn row19_buffers_from_before_a_reset() {
     assert!(written.iter().all(|range| !buffers.contains(&range.start)));
 }
 
+/// QueueReady becomes 0 while the device runs: what that queue had is forgotten, and no other queue's.
+#[test]
+fn row19_a_queue_that_is_stopped() {
+    let stop = |world: &mut World, port: usize, queue: u64| {
+        let World { mem, ports, .. } = world;
+        ports[port].transport.write(mem, 0x30, 4, queue);
+        ports[port].transport.write(mem, 0x44, 4, 0);
+    };
+    // Of a receiver: its buffers are not written to any more. It still sends.
+    let mut world = two();
+    stop(&mut world, 1, 0);
+    world.send(0, NetHeader::default(), &frame(0, 1, 600));
+    world.run();
+    assert_eq!(world.counters(1).rx_frames, 0);
+    goes_on(&mut world, 1, 0);
+    world.tick();
+    world.tick();
+    assert_eq!(world.returned(0, 1), 1);
+    // Of a sender: what waits is not delivered any more. It still receives.
+    let mut world = World::new(&[all(), all()]);
+    world.post(0, 4, 2048);
+    world.send(0, NetHeader::default(), &frame(0, 1, 600));
+    world.run();
+    stop(&mut world, 0, 1);
+    world.post(1, 4, 2048);
+    world.run();
+    assert_eq!(world.received(1).len(), 0);
+    goes_on(&mut world, 1, 0);
+}
+
 #[test]
 fn commands_that_are_not_understood_or_cut_short() {
     let mut world = two();
