@@ -23,7 +23,7 @@ fn goes_on(world: &mut World, from: usize, to: usize) {
 }
 
 #[test]
-fn row7_a_header_that_is_missing_or_cut_short() {
+fn row07_a_header_that_is_missing_or_cut_short() {
     for len in [1, 11] {
         let mut world = World::new(&[all(), all(), all()]).posted(16, 2048);
         let World { mem, ports, .. } = &mut world;
@@ -40,7 +40,7 @@ fn row7_a_header_that_is_missing_or_cut_short() {
 }
 
 #[test]
-fn row7_a_header_in_pieces_is_legal() {
+fn row07_a_header_in_pieces_is_legal() {
     let mut world = two();
     let frame = frame(0, 1, 300);
     world.send_on(0, 1, NetHeader::default(), &frame, &[1, 1, 5, 4, 2, 1, 100]);
@@ -49,7 +49,7 @@ fn row7_a_header_in_pieces_is_legal() {
 }
 
 #[test]
-fn row7_a_transmit_chain_with_writable_buffers_only() {
+fn row07_a_transmit_chain_with_writable_buffers_only() {
     let mut world = two();
     let World { mem, ports, .. } = &mut world;
     let at = ports[0].sent_at(mem, &[0; 64]);
@@ -60,7 +60,7 @@ fn row7_a_transmit_chain_with_writable_buffers_only() {
 }
 
 #[test]
-fn row7_a_receive_buffer_without_room_for_the_header() {
+fn row07_a_receive_buffer_without_room_for_the_header() {
     for (len, flags) in [(11, WRITE), (64, 0)] {
         let mut world = two();
         let World { mem, ports, .. } = &mut world;
@@ -73,7 +73,7 @@ fn row7_a_receive_buffer_without_room_for_the_header() {
 }
 
 #[test]
-fn row6_row39_frames_that_are_too_short_or_too_long() {
+fn row06_row39_frames_that_are_too_short_or_too_long() {
     let mut world = two();
     for len in [0, 1, 13] {
         world.send(0, NetHeader::default(), &frame(0, 1, 60)[..len]);
@@ -130,7 +130,7 @@ fn row39_frames_longer_than_the_receivers_mtu() {
 
 /// Gigabytes in one chain: it is looked at, not copied.
 #[test]
-fn row6_a_chain_of_four_gigabytes() {
+fn row06_a_chain_of_four_gigabytes() {
     let mut world = two();
     let World { mem, ports, .. } = &mut world;
     let at = ports[0].sent_at(mem, &[0; 64]);
@@ -270,7 +270,7 @@ fn row39_what_means_nothing_is_not_looked_at() {
 }
 
 #[test]
-fn row8_a_frame_in_the_receivers_own_buffer_and_buffers_over_rings() {
+fn row08_a_frame_in_the_receivers_own_buffer_and_buffers_over_rings() {
     let mut world = World::new(&[all(), all()]);
     // Port 1's buffer is where port 0's frame is: header over header, and so on.
     let World { mem, ports, .. } = &mut world;
@@ -289,7 +289,7 @@ fn row8_a_frame_in_the_receivers_own_buffer_and_buffers_over_rings() {
 
 /// The sender's frame is not RAM: the sender breaks, the receiver keeps its buffer.
 #[test]
-fn row4_a_frame_that_is_not_ram() {
+fn row04_a_frame_that_is_not_ram() {
     for second in [u64::MAX - 100, 1 << 40] {
         let mut world = World::new(&[all(), all(), all()]).posted(4, 2048);
         let World { mem, ports, .. } = &mut world;
@@ -307,7 +307,7 @@ fn row4_a_frame_that_is_not_ram() {
 
 /// The receiver's buffer is not RAM: the receiver breaks, the sender goes on.
 #[test]
-fn row4_a_receive_buffer_that_is_not_ram() {
+fn row04_a_receive_buffer_that_is_not_ram() {
     let mut world = World::new(&[all(), all(), all()]);
     world.post(2, 4, 2048);
     let World { mem, ports, .. } = &mut world;
@@ -333,7 +333,7 @@ fn row4_a_receive_buffer_that_is_not_ram() {
 
 /// The same while the frame has been waiting: then it is the receiver's pass that finds out about the sender.
 #[test]
-fn row4_a_waiting_frame_that_is_not_ram() {
+fn row04_a_waiting_frame_that_is_not_ram() {
     let mut world = World::new(&[all(), all(), all()]);
     let World { mem, ports, .. } = &mut world;
     let mut bytes = vec![0; 12];
