@@ -213,13 +213,14 @@ fn row39_headers_that_lie() {
     world.run();
     assert_eq!(world.counters(0).tx_bad_offload, lies.len() as u64);
     assert_eq!(world.returned(0, 1), lies.len());
-    // Lies of the frame itself: version, header length, protocol, TCP's header length, all header and no data.
+    // Lies of the frame itself: type, version, header length, protocol, TCP's header length, all header and no data.
     let bent = |offset: usize, value: u8| {
         let mut frame = segment.clone();
         frame[offset] = value;
         frame
     };
     let frames = [
+        bent(12, 0x09),
         bent(14, 0x65),
         bent(14, 0x44),
         bent(14, 0x4f),
