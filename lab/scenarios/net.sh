@@ -9,13 +9,15 @@ follow_console net-vd
 expect_ok vdom create /root/examples/net.cfg
 ended() { console_says net '^guest: RESULT'; }
 wait_for 150 "the guest's result" ended
-vdom stats net; xl list; sleep 1
 console_says net '^guest: RESULT PASS' || fail "$(grep -a -m 1 FAILED "$(console net)" || echo no result)"
-wait_for 5 "the last counters" test "$(counter net device-2-tx-frames)" != ""
-sleep 1
+# The counters are published twice a second when nothing happens.
+sleep 1.5
+vdom stats net >/run/net.stats
 
 # of PORT NAME: one of a device's counters.
-of() { counter net "device-$1-$2"; }
+of() {
+    awk -v name="device-$1-$2" '$1 == name { print $2 }' /run/net.stats
+}
 
 # seen PORT FIELD: what the guest counts: 1 bytes and 2 packets received, 9 bytes and 10 packets sent.
 seen() {
@@ -37,15 +39,14 @@ for port in 0 1 2; do
 done
 
 step "who has done what"
-# Two looked for another's address; everybody else knew it from there.
-assert_eq "$(($(of 0 flooded) + $(of 1 flooded) + $(of 2 flooded)))" 3 "frames to all"
+# Each of three pairs had to find one another, by asking all; a question may be asked again.
+floods=$(($(of 0 flooded) + $(of 1 flooded) + $(of 2 flooded)))
+((floods >= 3 && floods < 10)) || fail "$floods frames to all"
 # The first two take checksums and large segments as they are; the third takes neither.
 assert_eq "$(of 0 checksums) $(of 1 checksums) $(of 0 cut) $(of 1 cut)" "0 0 0 0" "work for drivers that take everything"
 (($(of 2 cut) > 100)) || fail "too few large segments were cut"
 (($(of 2 checksums) > $(of 2 cut))) || fail "too few checksums were computed"
 (($(of 1 commands) >= 1)) || fail "the guest has not said how many queues it uses"
-# Large segments indeed: 16 MiB are more than 11000 frames of 1500 bytes.
-(($(of 1 rx-frames) < 11000)) || fail "no large segments"
 
 step "the guest powers off"
 wait_for_end 20 net

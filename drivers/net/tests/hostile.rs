@@ -23,7 +23,7 @@ fn goes_on(world: &mut World, from: usize, to: usize) {
 }
 
 #[test]
-fn row7_a_header_that_is_missing_or_cut_short() {
+fn row07_a_header_that_is_missing_or_cut_short() {
     for len in [1, 11] {
         let mut world = World::new(&[all(), all(), all()]).posted(16, 2048);
         let World { mem, ports, .. } = &mut world;
@@ -40,7 +40,7 @@ fn row7_a_header_that_is_missing_or_cut_short() {
 }
 
 #[test]
-fn row7_a_header_in_pieces_is_legal() {
+fn row07_a_header_in_pieces_is_legal() {
     let mut world = two();
     let frame = frame(0, 1, 300);
     world.send_on(0, 1, NetHeader::default(), &frame, &[1, 1, 5, 4, 2, 1, 100]);
@@ -49,7 +49,7 @@ fn row7_a_header_in_pieces_is_legal() {
 }
 
 #[test]
-fn row7_a_transmit_chain_with_writable_buffers_only() {
+fn row07_a_transmit_chain_with_writable_buffers_only() {
     let mut world = two();
     let World { mem, ports, .. } = &mut world;
     let at = ports[0].sent_at(mem, &[0; 64]);
@@ -60,7 +60,7 @@ fn row7_a_transmit_chain_with_writable_buffers_only() {
 }
 
 #[test]
-fn row7_a_receive_buffer_without_room_for_the_header() {
+fn row07_a_receive_buffer_without_room_for_the_header() {
     for (len, flags) in [(11, WRITE), (64, 0)] {
         let mut world = two();
         let World { mem, ports, .. } = &mut world;
@@ -73,7 +73,7 @@ fn row7_a_receive_buffer_without_room_for_the_header() {
 }
 
 #[test]
-fn row6_row39_frames_that_are_too_short_or_too_long() {
+fn row06_row39_frames_that_are_too_short_or_too_long() {
     let mut world = two();
     for len in [0, 1, 13] {
         world.send(0, NetHeader::default(), &frame(0, 1, 60)[..len]);
@@ -98,9 +98,39 @@ fn row6_row39_frames_that_are_too_short_or_too_long() {
     assert!(!world.is_broken(0));
 }
 
+/// What a port may send is not always what another one may get: whole frames, and the parts of large ones.
+#[test]
+fn row39_frames_longer_than_the_receivers_mtu() {
+    let mtu = |port| if port == 1 { 1300 } else { 1500 };
+    for features in [all(), NetFeatures::empty()] {
+        let mut world = World::each(&[all(), features], 1, mtu).posted(16, 2048);
+        world.send(0, NetHeader::default(), &frame(0, 1, 1315));
+        world.send(0, NetHeader::default(), &frame(0, 1, 1314));
+        let (header, segment) = tcp(0, 1, false, &[7; 1400]);
+        for gso_size in [1249, 1248] {
+            let large = NetHeader {
+                gso_type: 1,
+                gso_size,
+                ..header
+            };
+            world.send(0, large, &segment);
+        }
+        world.run();
+        let lens: Vec<usize> = world.received(1).iter().map(|it| it.1.len()).collect();
+        let large = if features.is_empty() {
+            vec![1314, 66 + 1248, 66 + 1400 - 1248]
+        } else {
+            vec![1314, 66 + 1400]
+        };
+        assert_eq!(lens, large);
+        assert_eq!(world.counters(1).rx_long, 2);
+        assert_eq!(world.counters(0).tx_frames, 4);
+    }
+}
+
 /// Gigabytes in one chain: it is looked at, not copied.
 #[test]
-fn row6_a_chain_of_four_gigabytes() {
+fn row06_a_chain_of_four_gigabytes() {
     let mut world = two();
     let World { mem, ports, .. } = &mut world;
     let at = ports[0].sent_at(mem, &[0; 64]);
@@ -183,13 +213,14 @@ fn row39_headers_that_lie() {
     world.run();
     assert_eq!(world.counters(0).tx_bad_offload, lies.len() as u64);
     assert_eq!(world.returned(0, 1), lies.len());
-    // Lies of the frame itself: version, header length, protocol, TCP's header length, all header and no data.
+    // Lies of the frame itself: type, version, header length, protocol, TCP's header length, all header and no data.
     let bent = |offset: usize, value: u8| {
         let mut frame = segment.clone();
         frame[offset] = value;
         frame
     };
     let frames = [
+        bent(12, 0x09),
         bent(14, 0x65),
         bent(14, 0x44),
         bent(14, 0x4f),
@@ -240,7 +271,7 @@ fn row39_what_means_nothing_is_not_looked_at() {
 }
 
 #[test]
-fn row8_a_frame_in_the_receivers_own_buffer_and_buffers_over_rings() {
+fn row08_a_frame_in_the_receivers_own_buffer_and_buffers_over_rings() {
     let mut world = World::new(&[all(), all()]);
     // Port 1's buffer is where port 0's frame is: header over header, and so on.
     let World { mem, ports, .. } = &mut world;
@@ -259,7 +290,7 @@ fn row8_a_frame_in_the_receivers_own_buffer_and_buffers_over_rings() {
 
 /// The sender's frame is not RAM: the sender breaks, the receiver keeps its buffer.
 #[test]
-fn row4_a_frame_that_is_not_ram() {
+fn row04_a_frame_that_is_not_ram() {
     for second in [u64::MAX - 100, 1 << 40] {
         let mut world = World::new(&[all(), all(), all()]).posted(4, 2048);
         let World { mem, ports, .. } = &mut world;
@@ -277,7 +308,7 @@ fn row4_a_frame_that_is_not_ram() {
 
 /// The receiver's buffer is not RAM: the receiver breaks, the sender goes on.
 #[test]
-fn row4_a_receive_buffer_that_is_not_ram() {
+fn row04_a_receive_buffer_that_is_not_ram() {
     let mut world = World::new(&[all(), all(), all()]);
     world.post(2, 4, 2048);
     let World { mem, ports, .. } = &mut world;
@@ -303,7 +334,7 @@ fn row4_a_receive_buffer_that_is_not_ram() {
 
 /// The same while the frame has been waiting: then it is the receiver's pass that finds out about the sender.
 #[test]
-fn row4_a_waiting_frame_that_is_not_ram() {
+fn row04_a_waiting_frame_that_is_not_ram() {
     let mut world = World::new(&[all(), all(), all()]);
     let World { mem, ports, .. } = &mut world;
     let mut bytes = vec![0; 12];
@@ -454,6 +485,36 @@ fn row19_buffers_from_before_a_reset() {
     let buffers = base + 0x10_0000..base + 0x60_0000;
     let written = world.mem.take_written();
     assert!(written.iter().all(|range| !buffers.contains(&range.start)));
+}
+
+/// QueueReady becomes 0 while the device runs: what that queue had is forgotten, and no other queue's.
+#[test]
+fn row19_a_queue_that_is_stopped() {
+    let stop = |world: &mut World, port: usize, queue: u64| {
+        let World { mem, ports, .. } = world;
+        ports[port].transport.write(mem, 0x30, 4, queue);
+        ports[port].transport.write(mem, 0x44, 4, 0);
+    };
+    // Of a receiver: its buffers are not written to any more. It still sends.
+    let mut world = two();
+    stop(&mut world, 1, 0);
+    world.send(0, NetHeader::default(), &frame(0, 1, 600));
+    world.run();
+    assert_eq!(world.counters(1).rx_frames, 0);
+    goes_on(&mut world, 1, 0);
+    world.tick();
+    world.tick();
+    assert_eq!(world.returned(0, 1), 1);
+    // Of a sender: what waits is not delivered any more. It still receives.
+    let mut world = World::new(&[all(), all()]);
+    world.post(0, 4, 2048);
+    world.send(0, NetHeader::default(), &frame(0, 1, 600));
+    world.run();
+    stop(&mut world, 0, 1);
+    world.post(1, 4, 2048);
+    world.run();
+    assert_eq!(world.received(1).len(), 0);
+    goes_on(&mut world, 1, 0);
 }
 
 #[test]

@@ -80,6 +80,11 @@ impl World {
     }
 
     pub(crate) fn with(ports: &[NetFeatures], pairs: u16, mtu: u16) -> Self {
+        Self::each(ports, pairs, |_| mtu)
+    }
+
+    /// Ports with an MTU each.
+    pub(crate) fn each(ports: &[NetFeatures], pairs: u16, mtu: impl Fn(usize) -> u16) -> Self {
         let mut world = Self {
             mem: FakeMemory::new(ports.len() * SPAN as usize),
             switch: Rc::new(RefCell::new(Switch::new())),
@@ -89,7 +94,7 @@ impl World {
         for (number, features) in ports.iter().enumerate() {
             let config = PortConfig {
                 mac: Mac(mac(number)),
-                mtu,
+                mtu: mtu(number),
                 pairs,
             };
             let device = NetDevice::new(&world.switch, config).unwrap();
