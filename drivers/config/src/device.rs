@@ -12,6 +12,7 @@ use crate::number::canonical;
 use crate::size::ByteSize;
 use crate::slot::SlotIndex;
 use crate::target::TargetType;
+use crate::vbd::VirtualDisk;
 
 /// Kinds of devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub enum Backend {
     Module,
     /// Memory of the driver domain, all zeroes at the start.
     Ram(ByteSize),
+    /// A disk of the driver domain (`disk=` in its configuration), which another domain serves.
+    Vbd(VirtualDisk),
 }
 
 impl Backend {
@@ -51,6 +54,7 @@ impl Backend {
         match text {
             b"module" => Ok(Backend::Module),
             [b'r', b'a', b'm', b':', size @ ..] => ByteSize::parse(size).map(Backend::Ram),
+            [b'v', b'b', b'd', b':', disk @ ..] => VirtualDisk::parse(disk).map(Backend::Vbd),
             _ => Err(ConfigError::BadBackend(Excerpt::new(text))),
         }
     }
@@ -61,6 +65,7 @@ impl fmt::Display for Backend {
         match self {
             Backend::Module => f.write_str("module"),
             Backend::Ram(size) => write!(f, "ram:{size}"),
+            Backend::Vbd(disk) => write!(f, "vbd:{disk}"),
         }
     }
 }
@@ -232,7 +237,9 @@ impl DeviceDescription {
             write(key::SERIAL, format_args!("{}", serial.as_str()))?;
         }
         write(key::READONLY, format_args!("{}", u8::from(self.readonly)))?;
-        write(key::BLOCK_SIZE, format_args!("{}", self.block_size.bytes()))?;
+        if !matches!(self.backend, Backend::Vbd(_)) {
+            write(key::BLOCK_SIZE, format_args!("{}", self.block_size.bytes()))?;
+        }
         write(key::PACKED, format_args!("{}", u8::from(self.packed)))?;
         write(key::QUEUES, format_args!("{}", self.queues.0))?;
         write(key::QUEUE_SIZE, format_args!("{}", self.queue_size.0))?;
@@ -280,7 +287,7 @@ impl DeviceDescription {
         self.queue_size.0
     }
 
-    /// The logical block size.
+    /// The logical block size, unless the disk's own back end says it.
     pub const fn block_size(&self) -> BlockSize {
         self.block_size
     }
@@ -405,8 +412,12 @@ impl Fields {
             interrupt: self.interrupt,
             doorbell: self.doorbell,
         };
-        if let Backend::Ram(size) = device.backend {
-            device.check_capacity(size.bytes())?;
+        match device.backend {
+            Backend::Ram(size) => device.check_capacity(size.bytes())?,
+            Backend::Vbd(_) if self.block_size.is_some() => {
+                return Err(ConfigError::BlockSizeOfDisk);
+            }
+            Backend::Vbd(_) | Backend::Module => {}
         }
         Ok(device)
     }

@@ -1,11 +1,13 @@
 //! Which device is in which slot.
 //!
-//! Invariant: a slot has at most one device, and at most one device is backed by the module, of which there is one.
+//! Invariant: a slot has at most one device, at most one device is backed by the module, of which there is one, and no
+//! two by the same disk of another domain.
 
 use crate::device::{Backend, DeviceDescription};
 use crate::error::ConfigError;
 use crate::slot::{SLOTS, SlotIndex};
 use crate::target::TargetType;
+use crate::vbd::VirtualDisk;
 
 /// The devices of one guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +33,11 @@ impl Devices {
             && let Some(holder) = self.module()
         {
             return Err(ConfigError::ModuleTaken(holder));
+        }
+        if let Backend::Vbd(disk) = device.backend()
+            && let Some((holder, _)) = self.vbds().find(|(_, held)| *held == disk)
+        {
+            return Err(ConfigError::DiskTaken(holder, disk));
         }
         let slot = match slot {
             Some(slot) if self.get(slot).is_some() => return Err(ConfigError::SlotTaken(slot)),
@@ -90,6 +97,15 @@ impl Devices {
             .map(|(slot, _)| slot)
     }
 
+    /// The disks that other domains serve, with the slots of their devices.
+    pub fn vbds(&self) -> impl Iterator<Item = (SlotIndex, VirtualDisk)> {
+        self.iter()
+            .filter_map(|(slot, device)| match device.backend() {
+                Backend::Vbd(disk) => Some((slot, disk)),
+                Backend::Module | Backend::Ram(_) => None,
+            })
+    }
+
     /// Checks that a guest of this type and each device can notify one another. The error comes with the device's slot.
     pub fn check_guest(&self, guest: TargetType) -> Result<(), (SlotIndex, ConfigError)> {
         self.iter()
@@ -100,7 +116,7 @@ impl Devices {
     pub fn ram_bytes(&self) -> Option<u64> {
         self.iter()
             .try_fold(0_u64, |sum, (_, device)| match device.backend() {
-                Backend::Module => Some(sum),
+                Backend::Module | Backend::Vbd(_) => Some(sum),
                 Backend::Ram(size) => sum.checked_add(size.bytes()),
             })
     }
@@ -145,6 +161,26 @@ mod tests {
         let error = parse(&["type=blk,backend=module", "type=blk,backend=module"]).unwrap_err();
         let slot = SlotIndex::new(0).unwrap();
         assert_eq!(error, (1, ConfigError::ModuleTaken(slot)));
+    }
+
+    #[test]
+    fn a_disk_is_given_once_whatever_it_is_called() {
+        let error =
+            parse(&["type=blk,backend=vbd:xvdb", "type=blk,backend=vbd:51728"]).unwrap_err();
+        let disk = VirtualDisk::parse(b"xvdb").unwrap();
+        let slot = SlotIndex::new(0).unwrap();
+        assert_eq!(error, (1, ConfigError::DiskTaken(slot, disk)));
+        let devices = parse(&[
+            "type=blk,backend=vbd:xvdb",
+            "type=blk,backend=ram:1M",
+            "type=blk,backend=vbd:xvdc",
+        ]);
+        let numbers: Vec<u32> = devices
+            .unwrap()
+            .vbds()
+            .map(|(_, disk)| disk.number())
+            .collect();
+        assert_eq!(numbers, [51728, 51744]);
     }
 
     #[test]
