@@ -144,6 +144,29 @@ impl Vbd {
         Ok(())
     }
 
+    /// Closes the connection from this side, as before the end of the domain. To be called again, after the same events
+    /// as [`Vbd::run`], until it returns true: then the back end has answered what it had been asked and has let go of
+    /// everything. What was not sent is not sent any more.
+    ///
+    /// # Errors
+    /// Trouble with xenstore: to be tried again later.
+    pub fn shut_down<T: Transport, P: Platform>(
+        &mut self,
+        store: &mut Xenstore<T>,
+        disk: &mut Disk<P>,
+        mut notice: impl FnMut(Notice),
+    ) -> Result<bool, Error> {
+        for _ in 0..MAX_STEPS {
+            let peer = self.follow(store)?;
+            let seen = self.look(store, disk, peer.as_ref())?;
+            let step = self.handshake.retreat(&seen);
+            if !self.take(store, disk, step, &mut notice)? {
+                break;
+            }
+        }
+        Ok(self.handshake.phase() == Phase::Down)
+    }
+
     /// Finds the back end, and watches it.
     fn follow<T: Transport>(&mut self, store: &mut Xenstore<T>) -> Result<Option<Peer>, Error> {
         let path = format!("{}/backend", self.frontend);

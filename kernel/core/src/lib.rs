@@ -5,7 +5,7 @@
 //! the operator wrote on the command line ([`cmdline`]) or types at the console
 //! ([`command`]), what `vdom` has written to xenstore ([`description`]), what a guest's driver
 //! answers there ([`bus`]), when to look at a queue unasked ([`poll`]), which ports have an
-//! event ([`upcall`]), what the interrupt handler leaves for the main loop ([`handover`]). The
+//! event ([`upcall`]), which grants are free ([`grants`]), what the interrupt handler leaves for the main loop ([`handover`]). The
 //! kernel adds the hypercalls and the unsafe code; the decisions are here, where they run
 //! under test on the host.
 
@@ -34,6 +34,7 @@ pub mod command;
 pub mod description;
 pub mod foreign;
 pub mod frames;
+pub mod grants;
 pub mod handover;
 pub mod poll;
 pub mod upcall;
