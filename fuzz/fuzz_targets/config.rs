@@ -341,21 +341,34 @@ fn level(word: &[u8]) -> Option<LogLevel> {
 }
 
 /// Every word counts, or is complained about.
+/// At least one digit and nothing else, in 32 bits.
+fn seconds(word: &[u8]) -> Option<u32> {
+    let sum = word.iter().try_fold(0_u64, |sum, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        Some((sum * 10 + digit).min(1 << 40))
+    });
+    sum.filter(|_| !word.is_empty())
+        .and_then(|sum| sum.try_into().ok())
+}
+
 fn command_line(line: &[u8]) {
-    let mut expected = LogLevel::Info;
+    let mut expected = (LogLevel::Info, 120);
     let mut strange = Vec::new();
     for word in line
         .split(|byte| b" \t\n\r\x0c".contains(byte))
         .filter(|word| !word.is_empty())
     {
-        match word.strip_prefix(b"log=").and_then(level) {
-            Some(level) => expected = level,
-            None => strange.push(word.to_vec()),
+        let seconds = word.strip_prefix(b"disk-wait=").and_then(seconds);
+        match (word.strip_prefix(b"log=").and_then(level), seconds) {
+            (Some(level), _) => expected.0 = level,
+            (_, Some(seconds)) => expected.1 = seconds,
+            (None, None) => strange.push(word.to_vec()),
         }
     }
     let mut complaints = Vec::new();
     let options = cmdline::parse(line, |word| complaints.push(word.to_vec()));
-    assert_eq!((options.log, complaints), (expected, strange));
+    assert_eq!((options.log, options.disk_wait), expected);
+    assert_eq!(complaints, strange);
 }
 
 fn console_command(line: &[u8]) {

@@ -93,7 +93,7 @@ fn devices(guest: Option<&Guest>) -> fmt::Result {
         } else {
             "read-write"
         };
-        let sectors = vd_blk::Backend::sectors(disk.backend());
+        let sectors = disk.sectors();
         writeln!(
             Out,
             "slot {}: blk, {sectors} sectors, {mode}, {:?}",

@@ -83,14 +83,18 @@ impl World {
             true
         }) {}
         let notices = &mut self.notices;
-        let result = self.vbd.run(&mut self.store, &mut self.disk, |notice| {
-            notices.push(notice)
-        });
+        let result = self
+            .vbd
+            .run(&mut self.store, &mut self.disk, &mut |notice| {
+                notices.push(notice)
+            });
         result.unwrap();
     }
 
     fn shut_down(&mut self) -> bool {
-        let result = self.vbd.shut_down(&mut self.store, &mut self.disk, |_| {});
+        let result = self
+            .vbd
+            .shut_down(&mut self.store, &mut self.disk, &mut |_| {});
         result.unwrap()
     }
 
@@ -778,7 +782,9 @@ fn row37_transactions_that_collide() {
     let mut world = World::new();
     world.daemon.borrow_mut().collisions = u32::MAX;
     world.back("state", "2");
-    let result = world.vbd.run(&mut world.store, &mut world.disk, |_| ());
+    let result = world
+        .vbd
+        .run(&mut world.store, &mut world.disk, &mut |_| ());
     assert!(result.is_err());
     world.daemon.borrow_mut().collisions = 0;
     world.run();
@@ -810,7 +816,9 @@ fn row34_row37_every_call_fails_once() {
             };
             [&header.encode()[..], payload].concat()
         }));
-        let first = world.vbd.run(&mut world.store, &mut world.disk, |_| ());
+        let first = world
+            .vbd
+            .run(&mut world.store, &mut world.disk, &mut |_| ());
         let calls = *count.borrow();
         if calls <= failing {
             assert!(first.is_ok() && failing > 20, "{failing} calls were tried");

@@ -34,6 +34,14 @@ impl VirtualDisk {
             .ok_or_else(|| ConfigError::BadDisk(Excerpt::new(text)))
     }
 
+    /// The disk of that number, if it can be one.
+    pub const fn from_number(number: u32) -> Option<Self> {
+        if number == 0 || number >= EXTENDED.saturating_mul(2) {
+            return None;
+        }
+        Some(Self(number))
+    }
+
     /// Its number: the last part of its path in xenstore.
     pub const fn number(self) -> u32 {
         self.0
@@ -76,7 +84,7 @@ fn write_letters(f: &mut fmt::Formatter<'_>, disk: u32) -> fmt::Result {
 
 fn number(text: &[u8]) -> Option<u32> {
     if let Some(number) = canonical_u32(text) {
-        return (number != 0 && number < EXTENDED.saturating_mul(2)).then_some(number);
+        return VirtualDisk::from_number(number).map(VirtualDisk::number);
     }
     let (kind, rest) = text
         .split_at_checked(text.len().min(3))

@@ -4,7 +4,7 @@
 //! frames are mapped ([`foreign`]), what a pvclock reading means ([`clock`]), what
 //! the operator wrote on the command line ([`cmdline`]) or types at the console
 //! ([`command`]), what `vdom` has written to xenstore ([`description`]), what a guest's driver
-//! answers there ([`bus`]), when to look at a queue unasked ([`poll`]), which ports have an
+//! answers there ([`bus`]), when to look after a disk of another domain ([`attention`]), when to look at a queue unasked ([`poll`]), which ports have an
 //! event ([`upcall`]), which grants are free ([`grants`]), what the interrupt handler leaves for the main loop ([`handover`]). The
 //! kernel adds the hypercalls and the unsafe code; the decisions are here, where they run
 //! under test on the host.
@@ -27,6 +27,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod attention;
 pub mod bus;
 pub mod clock;
 pub mod cmdline;

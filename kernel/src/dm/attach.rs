@@ -28,6 +28,7 @@ use super::slots::{self, IoreqPage, VCPUS};
 use crate::mem::foreign::{GuestRam, Refusal};
 use crate::mem::frames::FRAME;
 use crate::mem::space;
+use crate::vbd::Vbds;
 use crate::xen::{XEN, events};
 
 /// Number of the page with the slots, among an ioreq server's pages.
@@ -60,10 +61,14 @@ impl Guest {
     ///
     /// # Errors
     /// What is wrong and what to do, for the operator.
-    pub fn attach(description: &Description, module: Option<&Range<u64>>) -> Result<Self, String> {
+    pub fn attach(
+        description: &Description,
+        module: Option<&Range<u64>>,
+        vbds: &Vbds,
+    ) -> Result<Self, String> {
         let id = DomId(description.target.get());
         let vcpus = vcpus(id)?;
-        let devices = devices::build(id, description, module)?;
+        let devices = devices::build(id, description, module, vbds)?;
         let ram = GuestRam::new(id).map_err(|error| format!("guest memory: {error}"))?;
         let mut guest = Self {
             id,

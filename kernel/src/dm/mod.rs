@@ -1,12 +1,13 @@
 //! The device model: one guest, its ioreq server, its devices.
 //!
 //! In the order of a guest's life: [`attach`] takes it over or leaves everything as it was, [`slots`] answers
-//! doorbells in the interrupt handler, [`devices`] serves registers and queues in the main loop, [`signal`] interrupts
+//! doorbells in the interrupt handler, [`devices`] serves registers and queues in the main loop, [`disk`] is what is behind them, [`signal`] interrupts
 //! the guest, [`posted`] keeps the order of posted writes, [`bus`] connects a PVH guest's drivers, [`release`] lets the guest go, also in an emergency.
 
 pub mod attach;
 pub mod bus;
 pub mod devices;
+pub mod disk;
 pub mod posted;
 pub mod release;
 pub mod signal;
