@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Disks that dom0 serves to the driver domain, and the driver domain to the guest: what the guest has synced is in the
 # image, whatever happens to the driver domain; a back end that goes and comes back is waited for; a disk that grows,
-# grows in the guest; a disk that is taken away gives errors in the end.
+# grows in the guest; a disk that stays away gives errors in the end.
 # timeout: 150
 
 DATA="format=raw,vdev=xvda,access=rw,target=/root/data.img"
@@ -44,11 +44,22 @@ console_says disks "vda: $SECTORS sectors, serial \"DATA\", read-only 0, cache w
 console_says disks 'vdb: 8192 sectors, serial "LIBRARY", read-only 1' || fail "vdb is another disk"
 assert_eq "$(what_guest_says readonly)" "$(sum 4 </root/library.img)" "what the guest reads of the read-only disk"
 
+step "requests, as counted on both sides"
+sleep 1.5 # An idle driver domain publishes its counters twice a second.
+read -r reads writes discards flushes < <(
+    sed -n 's/^guest: stat *//p' "$(console disks)" | awk '{ print $1, $5, $12, $16 }'
+)
+assert_eq "$(counter disks device-0-reads)" "$reads" "reads"
+assert_eq "$(counter disks device-0-writes)" "$writes" "writes"
+assert_eq "$(counter disks device-0-zeroings)" "$discards" "discards"
+assert_eq "$(counter disks device-0-flushes)" "$flushes" "flushes"
+echo "$reads reads, $writes writes, $discards discards, $flushes flushes of the first disk, in the guest and here"
+
 step "it writes records; the read-only disk is taken away, the other one grows"
 wait_for 20 "records" has_records 3
 expect_ok xl block-detach disks-vd xvdb
 truncate -s +4M /root/data.img
-losetup -c "$(losetup -j /root/data.img -O NAME -n)"
+losetup -c "$(losetup -a | sed -n 's|^\([^:]*\):.*/root/data.img.*|\1|p')"
 wait_for 10 "the new size in the guest" console_says disks "^guest: record [0-9]+ on $((SECTORS + 8192)) sectors"
 
 step "that one is taken away as well: the guest waits, and goes on where it was"
@@ -60,6 +71,11 @@ expect_ok xl block-attach disks-vd "$DATA"
 wait_for 20 "more records" has_records $((before + 3))
 assert_eq "$(grep -ac 'record .* FAILED' "$(console disks)" || true)" 0 "records that failed"
 
+step "its back end is gone without a word: it is connected again, and says if that has cost something"
+before=$(last_record)
+xenstore-write "$(xenstore-read "/local/domain/$(xl domid disks-vd)/device/vbd/51712/backend")/state" 6
+wait_for 20 "more records" has_records $((before + 3))
+
 step "the read-only disk has been away for too long: errors, until it is there again"
 wait_for 20 "an error" console_says disks '^guest: library not readable: Input/output error'
 expect_ok xl block-attach disks-vd "$LIBRARY"
@@ -69,10 +85,10 @@ wait_for 20 "no error" eval "tail -n +\$(grep -an 'library not readable' \"$(con
 step "what was counted"
 sleep 5.5 # A busy driver domain publishes its counters every five seconds.
 expect_ok vdom stats disks | grep -E 'slot|device-[0-2]-|state'
-assert_eq "$(counter disks device-0-connections)" 2 "connections of the first disk"
+assert_eq "$(counter disks device-0-connections)" 3 "connections of the first disk"
 assert_eq "$(counter disks device-1-connections)" 2 "connections of the second disk"
-assert_eq "$(counter disks device-0-connections-lost)" 0 "connections that were lost"
-assert_eq "$(counter disks device-0-errors)" 0 "errors of the first disk"
+assert_eq "$(counter disks device-0-connections-lost)" 1 "connections that were lost"
+assert_eq "$(counter disks device-0-errors)" "$(counter disks device-0-lost-flushes)" "errors, and flushes that failed for it"
 assert_eq "$(counter disks device-0-config-interrupts)" 1 "interrupts for its new size"
 
 step "the driver domain is destroyed in the middle of it: every record that the guest was told of is in the image"

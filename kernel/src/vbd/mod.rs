@@ -20,7 +20,7 @@ use vd_blk::Room;
 use vd_blk::later::{AsyncBackend, Done, Job, NotStarted, Properties, Ticket};
 use vd_blkif::handshake::Phase;
 use vd_blkif::{Config, Disk, Notice, Vbd, vbd};
-use vd_config::{SlotIndex, VirtualDisk};
+use vd_config::{DeviceDescription, SlotIndex, VirtualDisk};
 use vd_kernel_core::attention::{Attention, Standing};
 use vd_kernel_core::description::Description;
 use vd_xenbus::WatchEvent;
@@ -140,12 +140,18 @@ impl Vbds {
         }
         let there = vbd::devices(store).map_err(|error| format!("looking for disks: {error}"))?;
         for (slot, name) in description.devices.vbds() {
+            // A ring serves one or more of the device's queues.
+            let queues = description
+                .devices
+                .get(slot)
+                .map_or(1, DeviceDescription::queues);
             if !there.contains(&name.number()) {
                 return Err(missing(slot, name, &there));
             }
             let config = Config {
                 data_pages: share(DATA_PAGES, wanted),
                 operations: share(REQUESTS, wanted),
+                max_queues: queues,
                 ..Config::of_device(name.number())
             };
             let disk = Pages::new(slot, config.pages())
