@@ -46,14 +46,17 @@ assert_eq "$(what_guest_says readonly)" "$(sum 4 </root/library.img)" "what the 
 
 step "requests, as counted on both sides"
 sleep 1.5 # An idle driver domain publishes its counters twice a second.
-read -r reads writes discards flushes < <(
-    sed -n 's/^guest: stat *//p' "$(console disks)" | awk '{ print $1, $5, $12, $16 }'
+read -r reads read writes written discards flushes < <(
+    sed -n 's/^guest: stat *//p' "$(console disks)" | awk '{ print $1, $3, $5, $7, $12, $16 }'
 )
 assert_eq "$(counter disks device-0-reads)" "$reads" "reads"
-assert_eq "$(counter disks device-0-writes)" "$writes" "writes"
+assert_eq "$(counter disks device-0-bytes-read)" $((read * 512)) "bytes read"
+# Linux counts a flush as a write without data, too.
+assert_eq "$(counter disks device-0-writes)" $((writes - flushes)) "writes"
+assert_eq "$(counter disks device-0-bytes-written)" $((written * 512)) "bytes written"
 assert_eq "$(counter disks device-0-zeroings)" "$discards" "discards"
 assert_eq "$(counter disks device-0-flushes)" "$flushes" "flushes"
-echo "$reads reads, $writes writes, $discards discards, $flushes flushes of the first disk, in the guest and here"
+echo "$reads reads, $((writes - flushes)) writes, $discards discard, $flushes flush of the first disk: in the guest and here"
 
 step "it writes records; the read-only disk is taken away, the other one grows"
 wait_for 20 "records" has_records 3
