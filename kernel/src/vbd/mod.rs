@@ -1,25 +1,22 @@
 //! Disks that other domains serve: Xen's PV block protocol, of which this domain is the front end.
 //!
-//! Data and rings are run by the device, whenever the main loop has its turn ([`Shared`]); this module has what goes
+//! Data and rings are run by the device, whenever the main loop has its turn ([`shared`]); this module has what goes
 //! through xenstore: connections that are made, lost and made again. It waits for xenstored, never for a back end.
 //!
 //! [`platform`] has the pages and [`grants`] lets a back end into them, [`signals`] takes its events.
 
 mod grants;
 mod platform;
+mod shared;
 mod signals;
 
 use alloc::format;
-use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::cell::{Ref, RefCell};
 use core::fmt::Write;
 
-use vd_blk::Room;
-use vd_blk::later::{AsyncBackend, Done, Job, NotStarted, Properties, Ticket};
 use vd_blkif::handshake::Phase;
-use vd_blkif::{Config, Disk, Notice, Vbd, vbd};
+use vd_blkif::{Disk, Notice, Vbd, vbd};
 use vd_config::{DeviceDescription, SlotIndex, VirtualDisk};
 use vd_kernel_core::attention::{Attention, Standing};
 use vd_kernel_core::description::Description;
@@ -29,84 +26,8 @@ use crate::mem::frames;
 use crate::xen::store::Store;
 use crate::xen::time;
 pub use platform::Pages;
+pub use shared::Shared;
 pub use signals::{count as events, new_pass, on_source};
-
-/// Pages for data, and pieces of guests' buffers, that all disks together have; and how many one has at least and at most.
-const DATA_PAGES: (usize, usize, usize) = (2048, 128, 512);
-const PIECES: (usize, usize, usize) = (8192, 512, 4096);
-const REQUESTS: (usize, usize, usize) = (512, 32, 128);
-
-/// One disk's share, when there are `disks`.
-fn share((all, least, most): (usize, usize, usize), disks: usize) -> u16 {
-    (all / disks.max(1)).clamp(least, most) as u16
-}
-
-/// A disk: the device has it for its data, the main loop for its connection.
-#[derive(Clone)]
-pub struct Shared(Rc<RefCell<Disk<Pages>>>);
-
-impl Shared {
-    /// A look at it.
-    pub fn get(&self) -> Ref<'_, Disk<Pages>> {
-        self.0.borrow()
-    }
-
-    /// How much its device may have under way.
-    pub fn room(&self) -> Room {
-        let disks = DATA_PAGES.0 / usize::from(self.get().config().data_pages);
-        Room {
-            requests: share(REQUESTS, disks),
-            pieces: share(PIECES, disks),
-        }
-    }
-
-    /// Lets the events of its back end through that were held back.
-    pub fn listen_again(&self) {
-        self.get().platform().listen_again();
-    }
-
-    /// Forgets what has ended: its device is gone.
-    fn forget_ended(&self) {
-        let mut disk = self.0.borrow_mut();
-        while let Some(done) = disk.next_done() {
-            disk.release(done.ticket);
-        }
-    }
-}
-
-impl AsyncBackend for Shared {
-    fn properties(&self) -> Properties {
-        AsyncBackend::properties(&*self.0.borrow())
-    }
-
-    fn max_sectors(&self) -> u64 {
-        self.0.borrow().max_sectors()
-    }
-
-    fn start<E>(
-        &mut self,
-        job: Job,
-        fill: impl FnMut(&mut [u8]) -> Result<(), E>,
-    ) -> Result<Ticket, NotStarted<E>> {
-        self.0.borrow_mut().start(job, fill)
-    }
-
-    fn kick(&mut self) {
-        self.0.borrow_mut().kick();
-    }
-
-    fn next_done(&mut self) -> Option<Done> {
-        self.0.borrow_mut().next_done()
-    }
-
-    fn data<E>(&self, ticket: &Ticket, drain: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        self.0.borrow().data(ticket, drain)
-    }
-
-    fn release(&mut self, ticket: Ticket) {
-        self.0.borrow_mut().release(ticket);
-    }
-}
 
 /// One disk and its connection.
 struct Entry {
@@ -148,12 +69,7 @@ impl Vbds {
             if !there.contains(&name.number()) {
                 return Err(missing(slot, name, &there));
             }
-            let config = Config {
-                data_pages: share(DATA_PAGES, wanted),
-                operations: share(REQUESTS, wanted),
-                max_queues: queues,
-                ..Config::of_device(name.number())
-            };
+            let config = shared::config(name.number(), queues, wanted);
             let disk = Pages::new(slot, config.pages())
                 .ok()
                 .and_then(|pages| Disk::new(pages, config))
@@ -173,7 +89,7 @@ impl Vbds {
                 slot,
                 name,
                 control,
-                disk: Shared(Rc::new(RefCell::new(disk))),
+                disk: Shared::new(disk),
                 attention: Attention::new(u64::from(wait) * 1_000_000_000),
                 trouble: None,
             });
@@ -241,7 +157,7 @@ impl Vbds {
                     entry.slot,
                     entry.name
                 );
-                entry.disk.0.borrow_mut().give_up();
+                entry.disk.get_mut().give_up();
             }
         }
         self.is_due()
@@ -278,7 +194,7 @@ impl Vbds {
             let mut notice = |notice| {
                 tell(slot, name, &notice);
             };
-            let disk = &mut *entry.disk.0.borrow_mut();
+            let disk = &mut *entry.disk.get_mut();
             match entry.control.shut_down(store, disk, &mut notice) {
                 Ok(closed) => done &= closed,
                 Err(error) => {
@@ -337,7 +253,7 @@ impl Entry {
             attention,
             trouble,
         } = self;
-        let result = control.run(store, &mut disk.0.borrow_mut(), &mut |notice| {
+        let result = control.run(store, &mut disk.get_mut(), &mut |notice| {
             *trouble = tell(*slot, *name, &notice).or(*trouble);
         });
         if let Err(error) = result {
