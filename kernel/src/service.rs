@@ -404,11 +404,17 @@ impl Service {
         });
     }
 
-    /// Writes all counters, waiting for xenstored: the guest is not served any more.
+    /// Writes all counters that have changed, waiting for xenstored: the guest is not served any more.
     fn publish_all(&mut self, guest: &Guest) {
-        let Self { store, .. } = self;
+        let Self {
+            store, published, ..
+        } = self;
         let mut failed = None;
         control::for_each_counter(Some(guest), |name, value| {
+            let is_this = |(known, old): &(String, u64)| *old == value && known == name;
+            if published.iter().any(is_this) {
+                return;
+            }
             let path = keys::CounterPath(name).to_string();
             if failed.is_none() {
                 failed = store.write(&path, value.to_string().as_bytes()).err();
