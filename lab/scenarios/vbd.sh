@@ -56,6 +56,7 @@ assert_eq "$(counter disks device-0-writes)" $((writes - flushes)) "writes"
 assert_eq "$(counter disks device-0-bytes-written)" $((written * 512)) "bytes written"
 assert_eq "$(counter disks device-0-zeroings)" "$discards" "discards"
 assert_eq "$(counter disks device-0-flushes)" "$flushes" "flushes"
+type_at disks go
 echo "$reads reads, $((writes - flushes)) writes, $discards discard, $flushes flush of the first disk: in the guest and here"
 
 step "it writes records; the read-only disk is taken away, the other one grows"
@@ -67,8 +68,9 @@ wait_for 10 "the new size in the guest" console_says disks "^guest: record [0-9]
 
 step "that one is taken away as well: the guest waits, and goes on where it was"
 expect_ok xl block-detach disks-vd xvda
+sleep 1 # What was finished before is on its way to the console.
 before=$(last_record)
-sleep 2
+sleep 1.5
 assert_eq "$(last_record)" "$before" "records without a disk"
 expect_ok xl block-attach disks-vd "$DATA"
 wait_for 20 "more records" has_records $((before + 3))
@@ -80,7 +82,7 @@ xenstore-write "$(xenstore-read "/local/domain/$(xl domid disks-vd)/device/vbd/5
 wait_for 20 "more records" has_records $((before + 3))
 
 step "the read-only disk has been away for too long: errors, until it is there again"
-wait_for 20 "an error" console_says disks '^guest: library not readable: Input/output error'
+wait_for 25 "an error" console_says disks '^guest: library not readable: Input/output error'
 expect_ok xl block-attach disks-vd "$LIBRARY"
 wait_for 20 "no error" eval "tail -n +\$(grep -an 'library not readable' \"$(console disks)\" | tail -n 1 |
     cut -d : -f 1) \"$(console disks)\" | grep -aq 'library readable'"

@@ -74,8 +74,8 @@ for name in find write random discard readonly memory; do
 done
 say "stat $(cat /sys/block/vda/stat)"
 result
-# Time to look at what the driver domain has counted.
-sleep 3
+# dom0 looks at what the driver domain has counted, and types a line when it has.
+read -r _
 watch_library &
 record=0
 while :; do
