@@ -23,6 +23,11 @@ what_guest_says() {
     sed -n "s/^guest: step $1 ok ([^)]*) *\([^ ]*\).*/\1/p" "$(console disks)"
 }
 
+# counted NAME: a counter, as in /run/stats.
+counted() {
+    awk -v name="$1" '$1 == name { print $2 }' /run/stats
+}
+
 # sum COUNT: of the first so many MiB of its input.
 sum() {
     head -c "$(($1 << 20))" | sha256sum | cut -d ' ' -f 1
@@ -46,16 +51,17 @@ assert_eq "$(what_guest_says readonly)" "$(sum 4 </root/library.img)" "what the 
 
 step "requests, as counted on both sides"
 sleep 1.5 # An idle driver domain publishes its counters twice a second.
+expect_ok vdom stats disks >/run/stats
 read -r reads read writes written discards flushes < <(
     sed -n 's/^guest: stat *//p' "$(console disks)" | awk '{ print $1, $3, $5, $7, $12, $16 }'
 )
-assert_eq "$(counter disks device-0-reads)" "$reads" "reads"
-assert_eq "$(counter disks device-0-bytes-read)" $((read * 512)) "bytes read"
+assert_eq "$(counted device-0-reads)" "$reads" "reads"
+assert_eq "$(counted device-0-bytes-read)" $((read * 512)) "bytes read"
 # Linux counts a flush as a write without data, too.
-assert_eq "$(counter disks device-0-writes)" $((writes - flushes)) "writes"
-assert_eq "$(counter disks device-0-bytes-written)" $((written * 512)) "bytes written"
-assert_eq "$(counter disks device-0-zeroings)" "$discards" "discards"
-assert_eq "$(counter disks device-0-flushes)" "$flushes" "flushes"
+assert_eq "$(counted device-0-writes)" $((writes - flushes)) "writes"
+assert_eq "$(counted device-0-bytes-written)" $((written * 512)) "bytes written"
+assert_eq "$(counted device-0-zeroings)" "$discards" "discards"
+assert_eq "$(counted device-0-flushes)" "$flushes" "flushes"
 type_at disks go
 echo "$reads reads, $((writes - flushes)) writes, $discards discard, $flushes flush of the first disk: in the guest and here"
 
@@ -89,12 +95,13 @@ wait_for 20 "no error" eval "tail -n +\$(grep -an 'library not readable' \"$(con
 
 step "what was counted"
 sleep 5.5 # A busy driver domain publishes its counters every five seconds.
-expect_ok vdom stats disks | grep -E 'slot|device-[0-2]-|state'
-assert_eq "$(counter disks device-0-connections)" 3 "connections of the first disk"
-assert_eq "$(counter disks device-1-connections)" 2 "connections of the second disk"
-assert_eq "$(counter disks device-0-connections-lost)" 1 "connections that were lost"
-assert_eq "$(counter disks device-0-errors)" "$(counter disks device-0-lost-flushes)" "errors, and flushes that failed for it"
-assert_eq "$(counter disks device-0-config-interrupts)" 1 "interrupts for its new size"
+expect_ok vdom stats disks >/run/stats
+grep -E 'slot|device-[01]-' /run/stats
+assert_eq "$(counted device-0-connections)" 3 "connections of the first disk"
+assert_eq "$(counted device-1-connections)" 2 "connections of the second disk"
+assert_eq "$(counted device-0-connections-lost)" 1 "connections that were lost"
+assert_eq "$(counted device-0-errors)" "$(counted device-0-lost-flushes)" "errors, and flushes that failed for it"
+assert_eq "$(counted device-0-config-interrupts)" 1 "interrupts for its new size"
 
 step "the driver domain is destroyed in the middle of it: every record that the guest was told of is in the image"
 expect_ok xl destroy disks-vd
