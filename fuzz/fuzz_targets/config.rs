@@ -9,6 +9,7 @@
 #![no_main]
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use libfuzzer_sys::fuzz_target;
@@ -16,7 +17,7 @@ use vd_config::keys::{self, device as key};
 use vd_config::target::check_version;
 use vd_config::{
     Backend, BlockSize, ByteSize, DeviceDescription, Devices, SLOTS, SlotIndex, State, Target,
-    TargetType,
+    TargetType, VirtualDisk,
 };
 use vd_kernel_core::cmdline::{self, LogLevel};
 use vd_kernel_core::command::{self, Command};
@@ -103,12 +104,19 @@ fn worded(source: &mut Source<'_>) -> Worded {
         packed: true,
     };
     let mut pairs = vec![(key::TYPE, "blk".to_owned())];
-    let backend = if source.below(4) == 0 {
-        "module".to_owned()
-    } else {
-        let (size, text) = size(source);
-        right.backend = Backend::Ram(size);
-        format!("ram:{text}")
+    let backend = match source.below(8) {
+        0 | 1 => "module".to_owned(),
+        2 => {
+            let text = source.pick(&["xvda", "xvdb", "xvdaa", "51712", "51728", "sda1"]);
+            let disk = VirtualDisk::parse(text.as_bytes()).expect("it is a disk");
+            right.backend = Backend::Vbd(disk);
+            format!("vbd:{text}")
+        }
+        _ => {
+            let (size, text) = size(source);
+            right.backend = Backend::Ram(size);
+            format!("ram:{text}")
+        }
     };
     pairs.push((key::BACKEND, backend));
     if source.coin() {
@@ -125,7 +133,7 @@ fn worded(source: &mut Source<'_>) -> Worded {
             pairs.push((name, u8::from(*field).to_string()));
         }
     }
-    if source.coin() {
+    if !matches!(right.backend, Backend::Vbd(_)) && source.coin() {
         right.block_size = source.pick(&[BlockSize::B512, BlockSize::B4096]);
         pairs.push((key::BLOCK_SIZE, right.block_size.bytes().to_string()));
     }
@@ -244,6 +252,8 @@ fn devices(source: &mut Source<'_>) {
                 .iter()
                 .filter(|(_, device)| device.backend() == Backend::Module);
             assert!(modules.count() <= 1);
+            let disks: BTreeSet<u32> = devices.vbds().map(|(_, disk)| disk.number()).collect();
+            assert_eq!(disks.len(), devices.vbds().count());
             for (text, worded) in texts.iter().zip(&all) {
                 let (slot, device) = DeviceDescription::parse(text).expect("each of them is right");
                 // Only a slot that is well-formed is where it says.
@@ -253,7 +263,7 @@ fn devices(source: &mut Source<'_>) {
             }
             let bytes = devices.iter().map(|(_, device)| match device.backend() {
                 Backend::Ram(size) => u128::from(size.bytes()),
-                Backend::Module | Backend::Switch | Backend::Cpu => 0,
+                Backend::Module | Backend::Switch | Backend::Cpu | Backend::Vbd(_) => 0,
             });
             let sum: u128 = bytes.sum();
             assert_eq!(devices.ram_bytes(), u64::try_from(sum).ok());
@@ -331,21 +341,34 @@ fn level(word: &[u8]) -> Option<LogLevel> {
 }
 
 /// Every word counts, or is complained about.
+/// At least one digit and nothing else, in 32 bits.
+fn seconds(word: &[u8]) -> Option<u32> {
+    let sum = word.iter().try_fold(0_u64, |sum, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        Some((sum * 10 + digit).min(1 << 40))
+    });
+    sum.filter(|_| !word.is_empty())
+        .and_then(|sum| sum.try_into().ok())
+}
+
 fn command_line(line: &[u8]) {
-    let mut expected = LogLevel::Info;
+    let mut expected = (LogLevel::Info, 120);
     let mut strange = Vec::new();
     for word in line
         .split(|byte| b" \t\n\r\x0c".contains(byte))
         .filter(|word| !word.is_empty())
     {
-        match word.strip_prefix(b"log=").and_then(level) {
-            Some(level) => expected = level,
-            None => strange.push(word.to_vec()),
+        let seconds = word.strip_prefix(b"disk-wait=").and_then(seconds);
+        match (word.strip_prefix(b"log=").and_then(level), seconds) {
+            (Some(level), _) => expected.0 = level,
+            (_, Some(seconds)) => expected.1 = seconds,
+            (None, None) => strange.push(word.to_vec()),
         }
     }
     let mut complaints = Vec::new();
     let options = cmdline::parse(line, |word| complaints.push(word.to_vec()));
-    assert_eq!((options.log, complaints), (expected, strange));
+    assert_eq!((options.log, options.disk_wait), expected);
+    assert_eq!(complaints, strange);
 }
 
 fn console_command(line: &[u8]) {
@@ -414,6 +437,14 @@ fn in_xenstore(source: &mut Source<'_>) {
         .iter()
         .filter(|(_, right)| right.backend == Backend::Module);
     wrong |= modules.count() > 1 || rights.is_empty();
+    let disks = rights
+        .iter()
+        .filter(|(_, right)| matches!(right.backend, Backend::Vbd(_)));
+    let mut seen = Vec::new();
+    for (_, right) in disks {
+        wrong |= seen.contains(&right.backend);
+        seen.push(right.backend);
+    }
     let daemon = Rc::new(RefCell::new(daemon));
     let mut store = Xenstore::new(RingTransport::attach(page, FakeSignal::new(daemon)));
     let committed = description::is_committed(&mut store).expect("the daemon is well");

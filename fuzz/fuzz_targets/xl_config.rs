@@ -346,6 +346,10 @@ fn guest_file(source: &mut Source<'_>) {
                 ("on_reboot", &["'restart'", "'coredump-restart'", "[]"]),
                 ("pvh", &["0", "1"]),
                 ("type", &["'pv'", "'pvh'", "'other'"]),
+                (
+                    "vdom_disk",
+                    &["[ '/a,raw,xvda,w' ]", "[ 'x\"y', '' ]", "[]", "'/a'"],
+                ),
                 ("vdom_driver", &["'none.cfg'", "'/proc/self/status'"]),
                 ("vdom_name", &["'web'", "'other'", "''", "'7'"]),
                 ("vdom_nonsense", &["1"]),
@@ -424,6 +428,7 @@ fn check_driver(guest: &Guest, driver: &Driver) {
         name,
         image,
         ramdisk,
+        disks,
         cmdline,
     } = &guest.driver
     else {
@@ -439,7 +444,14 @@ fn check_driver(guest: &Guest, driver: &Driver) {
     assert_eq!(text_of("kernel"), image.to_str());
     assert_eq!(text_of("cmdline"), cmdline.as_deref());
     assert_eq!(text_of("ramdisk").is_some(), ramdisk.is_some());
-    let given = usize::from(cmdline.is_some()) + usize::from(ramdisk.is_some());
+    let listed = config
+        .get("disk")
+        .map(|setting| setting.texts().expect("a list"));
+    let listed: Vec<&str> = listed.iter().flatten().map(|(_, text)| *text).collect();
+    assert_eq!(listed, *disks);
+    let given = usize::from(cmdline.is_some())
+        + usize::from(ramdisk.is_some())
+        + usize::from(!disks.is_empty());
     assert_eq!(config.settings().len(), 12 + given);
     let memory = config
         .get("memory")

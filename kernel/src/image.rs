@@ -7,7 +7,7 @@ use vd_rt::image::{Boot, Released};
 use xen_hypercall::EvtchnPort;
 
 use crate::dm::{release, slots};
-use crate::service;
+use crate::{service, vbd};
 
 #[unsafe(no_mangle)]
 extern "Rust" fn image_name() -> &'static str {
@@ -16,14 +16,16 @@ extern "Rust" fn image_name() -> &'static str {
 
 #[unsafe(no_mangle)]
 extern "Rust" fn image_start(boot: Boot) -> ! {
-    complain(&boot.command_line);
-    service::run(boot.store, &boot.modules)
+    let options = options(&boot.command_line);
+    service::run(boot.store, &boot.modules, &options)
 }
 
-/// The ports that the handler serves are those of the guest's vCPUs, and its doorbells.
+/// The ports that the handler serves are those of the guest's vCPUs, its doorbells, and those of disks' back ends.
 #[unsafe(no_mangle)]
 extern "Rust" fn image_event(port: EvtchnPort, source: u16) {
-    slots::on_source(port, source);
+    if !vbd::on_source(port, source) {
+        slots::on_source(port, source);
+    }
 }
 
 /// A vCPU of the guest may be waiting for an answer that nobody but this domain can give: the slots are answered and
@@ -39,8 +41,8 @@ extern "Rust" fn image_release() -> Released {
     text
 }
 
-/// Names the words of the command line that mean nothing.
-fn complain(line: &[u8]) {
+/// Takes the command line, and names the words of it that mean nothing.
+fn options(line: &[u8]) -> cmdline::Options {
     cmdline::parse(line, |word| {
         let mut text = heapless::String::<40>::new();
         for chunk in word.utf8_chunks() {
@@ -48,6 +50,8 @@ fn complain(line: &[u8]) {
                 let _ = text.push(c);
             }
         }
-        ::log::warn!("command line: \"{text}\" is not understood; there is log=LEVEL");
-    });
+        ::log::warn!(
+            "command line: \"{text}\" is not understood; there are log=LEVEL and disk-wait=SECONDS"
+        );
+    })
 }

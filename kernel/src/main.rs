@@ -25,6 +25,8 @@ mod image;
 mod mem;
 #[cfg(target_os = "none")]
 mod service;
+#[cfg(target_os = "none")]
+mod vbd;
 
 #[cfg(target_os = "none")]
 use vd_rt::{arch, log, xen};

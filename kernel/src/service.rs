@@ -11,19 +11,26 @@ use core::ops::Range;
 
 use vd_boot::start_info::Module;
 use vd_config::{State, keys};
-use vd_kernel_core::description;
+use vd_kernel_core::cmdline::Options;
+use vd_kernel_core::description::{self, Description};
 use xen_hypercall::sched::ShutdownReason;
 
 use crate::control::{self, Request};
 use crate::counters;
 use crate::dm::bus::Bus;
 use crate::dm::{Guest, slots};
+use crate::vbd::Vbds;
 use crate::xen::events::{self, Happened, sleep_unless};
 use crate::xen::store::Store;
 use crate::xen::{self, time};
 
 /// Nanoseconds between two looks at what no event tells of.
 const TICK: u64 = 500_000_000;
+/// Nanoseconds that the back ends of disks may take to connect, and to let go.
+const CONNECTING: u64 = 15_000_000_000;
+const CLOSING: u64 = 3_000_000_000;
+/// Nanoseconds between two looks at a back end that has to let go, which no event tells of.
+const LETTING_GO: u64 = 50_000_000;
 /// Ticks after which counters are published even if the guest is busy.
 const BUSY_TICKS: u32 = 10;
 
@@ -52,11 +59,14 @@ impl Display for Stop {
 }
 
 /// Runs the domain until its end.
-pub fn run(store: Store, modules: &[Module]) -> ! {
+pub fn run(store: Store, modules: &[Module], options: &Options) -> ! {
     let module = modules.first().map(|module| module.range.clone());
     let mut service = Service {
         store,
         module,
+        disk_wait: options.disk_wait,
+        vbds: Vbds::default(),
+        held: News::default(),
         published: Vec::new(),
         next: None,
     };
@@ -79,6 +89,12 @@ pub fn run(store: Store, modules: &[Module]) -> ! {
 struct Service {
     store: Store,
     module: Option<Range<u64>>,
+    /// Seconds that requests wait for another domain to serve a disk again.
+    disk_wait: u32,
+    /// The guest's disks that other domains serve.
+    vbds: Vbds,
+    /// What xenstore has said while something else was waited for.
+    held: News,
     /// Counters as last published.
     published: Vec<(String, u64)>,
     /// The counter to go on with, while some are being published.
@@ -107,7 +123,7 @@ impl Service {
 
     /// Takes what xenstore has sent; never waits.
     fn news(&mut self, mut bus: Option<&mut Bus>) -> News {
-        let mut news = News::default();
+        let mut news = core::mem::take(&mut self.held);
         if let Err(error) = self.store.service() {
             log::error!("xenstore: {error}");
             self.reconnect(bus.as_deref_mut());
@@ -115,11 +131,13 @@ impl Service {
         while let Ok(Some(event)) = self.store.next_watch() {
             news.commit |= event.token == WATCH_COMMIT;
             news.shutdown |= event.token == WATCH_SHUTDOWN;
+            self.vbds.note(&event);
             if let Some(bus) = &mut bus {
                 bus.note(&event.token);
             }
         }
         if self.store.take_overflow() {
+            self.vbds.note_all();
             if let Some(bus) = bus {
                 bus.note_all();
             }
@@ -135,6 +153,7 @@ impl Service {
         let renewed = self.store.reconnect().and_then(|()| {
             self.store.watch(keys::COMMIT, WATCH_COMMIT)?;
             self.store.watch(SHUTDOWN, WATCH_SHUTDOWN)?;
+            self.vbds.watch_again(&mut self.store)?;
             bus.map_or(Ok(()), |bus| bus.watch_again(&mut self.store))
         });
         match renewed {
@@ -204,7 +223,8 @@ impl Service {
         self.tell(State::Attaching);
         let description = description::read(&mut self.store);
         let attached = description.and_then(|it| {
-            let guest = Guest::attach(&it, self.module.as_ref())?;
+            self.connect_disks(&it)?;
+            let guest = Guest::attach(&it, self.module.as_ref(), &self.vbds)?;
             let mut bus = Bus::new(&it);
             bus.open(&mut self.store)?;
             Ok((guest, bus))
@@ -214,6 +234,8 @@ impl Service {
                 if !matches!(description::is_committed(&mut self.store), Ok(true)) {
                     // vdom has lost patience and taken the description back.
                     log::warn!("the description was taken back: releasing the guest");
+                    drop(guest);
+                    self.close_disks();
                     return None;
                 }
                 for device in guest.devices().iter() {
@@ -235,10 +257,56 @@ impl Service {
                 if let Err(error) = self.store.write(keys::STATUS_ERROR, why.as_bytes()) {
                     log::debug!("publishing the error: {error}");
                 }
+                self.close_disks();
                 self.tell(State::Failed);
                 None
             }
         }
+    }
+
+    /// Connects the disks that other domains serve. Nobody is served meanwhile.
+    fn connect_disks(&mut self, description: &Description) -> Result<(), String> {
+        self.vbds
+            .open(&mut self.store, description, self.disk_wait)?;
+        let deadline = time::now() + CONNECTING;
+        loop {
+            self.held = self.news(None);
+            while self.vbds.service(&mut self.store) {}
+            if self.vbds.are_connected() {
+                return Ok(());
+            }
+            if self.held.shutdown && self.is_asked_to_stop() {
+                return Err("the toolstack asks this domain to stop".into());
+            }
+            if time::now() >= deadline {
+                return Err(self.vbds.complaint());
+            }
+            wait_until(deadline.min(time::now() + TICK));
+            self.vbds.tick();
+        }
+    }
+
+    /// Closes the connections to disks, and forgets them.
+    fn close_disks(&mut self) {
+        let deadline = time::now() + CLOSING;
+        loop {
+            self.held = self.news(None);
+            if self.vbds.shut_down(&mut self.store) {
+                break;
+            }
+            if time::now() >= deadline {
+                log::warn!("a disk's back end does not let go: ending without it");
+                break;
+            }
+            wait_until(deadline.min(time::now() + LETTING_GO));
+        }
+        self.vbds = Vbds::default();
+    }
+
+    /// Whether the toolstack asks for something, without an answer.
+    fn is_asked_to_stop(&mut self) -> bool {
+        let word = self.store.read_string(SHUTDOWN, 32);
+        word.is_ok_and(|word| !word.is_empty())
     }
 
     /// Serves the guest until one of the two ends.
@@ -250,7 +318,7 @@ impl Service {
         let stop = loop {
             let happened = events::take();
             let mut more = guest.pass();
-            if happened.contains(Happened::XENSTORE) {
+            if happened.contains(Happened::XENSTORE) || self.vbds.is_due() {
                 let mut waited = false;
                 if self.news(Some(&mut bus)).shutdown {
                     if let Some(stop) = self.shutdown_request() {
@@ -260,6 +328,10 @@ impl Service {
                 }
                 // One front end a pass: the guest's disks come first, whatever it does to xenstore.
                 if bus.service(&mut self.store, guest.devices_mut()) {
+                    waited = true;
+                    events::mark(Happened::XENSTORE);
+                }
+                if self.vbds.service(&mut self.store) {
                     waited = true;
                     events::mark(Happened::XENSTORE);
                 }
@@ -275,7 +347,7 @@ impl Service {
             if happened.contains(Happened::TIMER) {
                 // An event could have been lost; nothing else may be.
                 more |= guest.tick(ticks.elapsed());
-                if bus.tick() {
+                if bus.tick() | self.vbds.tick() {
                     events::mark(Happened::XENSTORE);
                 }
                 if !guest.is_alive() {
@@ -293,6 +365,7 @@ impl Service {
         };
         // The guest first: what follows waits for xenstored.
         guest.release();
+        self.close_disks();
         self.summary(&guest);
         self.publish_all(&guest);
         stop
@@ -344,11 +417,17 @@ impl Service {
         });
     }
 
-    /// Writes all counters, waiting for xenstored: the guest is not served any more.
+    /// Writes all counters that have changed, waiting for xenstored: the guest is not served any more.
     fn publish_all(&mut self, guest: &Guest) {
-        let Self { store, .. } = self;
+        let Self {
+            store, published, ..
+        } = self;
         let mut failed = None;
         control::for_each_counter(Some(guest), |name, value| {
+            let is_this = |(known, old): &(String, u64)| *old == value && known == name;
+            if published.iter().any(is_this) {
+                return;
+            }
             let path = keys::CounterPath(name).to_string();
             if failed.is_none() {
                 failed = store.write(&path, value.to_string().as_bytes()).err();
@@ -380,6 +459,15 @@ impl Service {
             );
         }
     }
+}
+
+/// Sleeps until xenstore or a back end has something to say, or until that time.
+fn wait_until(deadline: u64) {
+    let wanted = Happened::XENSTORE | Happened::WORK | Happened::TIMER;
+    time::wake_at(deadline);
+    // What the operator types is not taken away.
+    sleep_unless(|| events::is_marked(wanted));
+    events::take_if(wanted);
 }
 
 /// When to publish counters: soon when the guest is idle, seldom while it is busy.

@@ -29,6 +29,9 @@ refused 'size|bytes' size 'vdom_devices = [ "type=blk,backend=ram:64Q" ]'
 refused 'whole|blocks' odd 'vdom_devices = [ "type=blk,backend=ram:1000" ]'
 refused 'serial' serial 'vdom_devices = [ "type=blk,backend=module,serial=123456789012345678901" ]'
 refused 'key|coulour' key 'vdom_devices = [ "type=blk,backend=module,coulour=blue" ]'
+refused 'gets no disk at all.*add it to vdom_disk' nodisk 'vdom_devices = [ "type=blk,backend=vbd:xvda" ]'
+refused 'is not known.*xvda' odddisk 'vdom_devices = [ "type=blk,backend=vbd:vda" ]'
+refused 'block-size= does not go' blocks 'vdom_devices = [ "type=blk,backend=vbd:xvda,block-size=512" ]'
 printf 'name = "broken\nmemory = = 3\n' >/root/broken.cfg
 expect_fail 'broken.cfg|line 1' vdom create /root/broken.cfg
 expect_fail 'No such file' vdom create /root/nothing.cfg
@@ -37,6 +40,10 @@ assert_clean
 
 step "a kernel that xl refuses: vdom takes the driver domain away again"
 refused 'create guest' nokernel 'kernel = "/root/nothing"'
+
+step "a disk that dom0 cannot give to the driver domain"
+refused 'start driver domain' noimage 'vdom_devices = [ "type=blk,backend=vbd:xvda" ]' \
+    'vdom_disk = [ "format=raw,vdev=xvda,access=rw,target=/root/nothing.img" ]'
 
 step "a driver domain without the module that its device needs"
 cat >/root/driver.cfg <<'END'

@@ -166,6 +166,26 @@ impl Handshake {
         }
     }
 
+    /// What to do when this side wants to close, and not to begin again.
+    pub fn retreat(&self, seen: &Seen) -> Step {
+        match self.phase {
+            Phase::Down => Step::Nothing,
+            Phase::Offered if Self::is_other(seen, State::Initialised) => Step::Lose,
+            Phase::Offered => Step::Close { in_order: true },
+            Phase::Up if Self::is_other(seen, State::Connected) => Step::Lose,
+            Phase::Draining if Self::is_other(seen, State::Closing) => Step::Lose,
+            Phase::Up | Phase::Draining if seen.broken => Step::Close { in_order: false },
+            Phase::Up => Step::Drain,
+            Phase::Draining if seen.idle => Step::Close { in_order: true },
+            Phase::Draining => match seen.back {
+                // It answers still.
+                Some(State::Connected | State::Closing) => Step::Nothing,
+                _ => Step::Close { in_order: false },
+            },
+            Phase::Closing => Self::closing(seen),
+        }
+    }
+
     fn down(&self, seen: &Seen) -> Step {
         let (Some(own), Some(back)) = (seen.own, seen.back) else {
             return Step::Nothing;

@@ -44,6 +44,36 @@ pub mod test_util;
 pub mod vbd;
 pub mod wire;
 
+/// Sorts a short list. Where nothing hurries, the standard library's ways are too much code.
+fn sort_by_key<T, K: Ord>(list: &mut [T], key: impl Fn(&T) -> K) {
+    for end in 1..list.len() {
+        for at in (1..=end).rev() {
+            let Some([before, after]) = list.get_mut(at.saturating_sub(1)..=at) else {
+                return;
+            };
+            if key(before) <= key(after) {
+                break;
+            }
+            core::mem::swap(before, after);
+        }
+    }
+}
+
 pub use disk::{Config, Counters, Disk};
 pub use platform::{PAGE_SIZE, Platform};
 pub use vbd::{Notice, Vbd};
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn lists_are_sorted(list in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let (mut sorted, mut expected) = (list.clone(), list);
+            super::sort_by_key(&mut sorted, |&n| n);
+            expected.sort_unstable();
+            prop_assert_eq!(sorted, expected);
+        }
+    }
+}

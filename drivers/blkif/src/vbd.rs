@@ -13,6 +13,7 @@ use crate::disk::Disk;
 use crate::handshake::{Handshake, Phase, Seen, State, Step};
 use crate::nodes::{self, Offer, Properties, Unusable};
 use crate::platform::Platform;
+use crate::sort_by_key;
 
 /// Most steps at once: more than any sequence has.
 const MAX_STEPS: usize = 8;
@@ -33,7 +34,7 @@ pub fn devices<T: Transport>(store: &mut Xenstore<T>) -> Result<Vec<u32>, Error>
         .filter_map(|name| name.parse().ok().filter(|n: &u32| n.to_string() == *name))
         .take(MAX_DEVICES)
         .collect();
-    list.sort_unstable();
+    sort_by_key(&mut list, |&number| number);
     Ok(list)
 }
 
@@ -125,7 +126,7 @@ impl Vbd {
         &mut self,
         store: &mut Xenstore<T>,
         disk: &mut Disk<P>,
-        mut notice: impl FnMut(Notice),
+        notice: &mut dyn FnMut(Notice),
     ) -> Result<(), Error> {
         for _ in 0..MAX_STEPS {
             let peer = self.follow(store)?;
@@ -137,11 +138,34 @@ impl Vbd {
                 self.handshake.forgive();
             }
             let step = self.handshake.observe(&seen);
-            if !self.take(store, disk, step, &mut notice)? {
+            if !self.take(store, disk, step, notice)? {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Closes the connection from this side, as before the end of the domain. To be called again, after the same events
+    /// as [`Vbd::run`], until it returns true: then the back end has answered what it had been asked and has let go of
+    /// everything. What was not sent is not sent any more.
+    ///
+    /// # Errors
+    /// Trouble with xenstore: to be tried again later.
+    pub fn shut_down<T: Transport, P: Platform>(
+        &mut self,
+        store: &mut Xenstore<T>,
+        disk: &mut Disk<P>,
+        notice: &mut dyn FnMut(Notice),
+    ) -> Result<bool, Error> {
+        for _ in 0..MAX_STEPS {
+            let peer = self.follow(store)?;
+            let seen = self.look(store, disk, peer.as_ref())?;
+            let step = self.handshake.retreat(&seen);
+            if !self.take(store, disk, step, notice)? {
+                break;
+            }
+        }
+        Ok(self.handshake.phase() == Phase::Down)
     }
 
     /// Finds the back end, and watches it.
@@ -210,7 +234,7 @@ impl Vbd {
         store: &mut Xenstore<T>,
         disk: &mut Disk<P>,
         step: Step,
-        notice: &mut impl FnMut(Notice),
+        notice: &mut dyn FnMut(Notice),
     ) -> Result<bool, Error> {
         match step {
             Step::Nothing => return Ok(false),
@@ -247,7 +271,7 @@ impl Vbd {
         &mut self,
         store: &mut Xenstore<T>,
         disk: &mut Disk<P>,
-        notice: &mut impl FnMut(Notice),
+        notice: &mut dyn FnMut(Notice),
     ) -> Result<bool, Error> {
         let Some(peer) = self.watched.clone() else {
             return Ok(false);
@@ -283,7 +307,7 @@ impl Vbd {
         &mut self,
         store: &mut Xenstore<T>,
         disk: &mut Disk<P>,
-        notice: &mut impl FnMut(Notice),
+        notice: &mut dyn FnMut(Notice),
     ) -> Result<bool, Error> {
         let Some(peer) = self.connected.clone() else {
             return Ok(false);
@@ -311,7 +335,7 @@ impl Vbd {
         &mut self,
         store: &mut Xenstore<T>,
         disk: &mut Disk<P>,
-        notice: &mut impl FnMut(Notice),
+        notice: &mut dyn FnMut(Notice),
     ) -> Result<(), Error> {
         if disk.counters().completed > self.completed {
             self.handshake.forgive();
@@ -335,7 +359,7 @@ impl Vbd {
         store: &mut Xenstore<T>,
         disk: &mut Disk<P>,
         in_order: bool,
-        notice: &mut impl FnMut(Notice),
+        notice: &mut dyn FnMut(Notice),
     ) -> Result<(), Error> {
         self.set_state(store, State::Closed)?;
         self.let_go(disk, in_order, notice);
@@ -346,7 +370,7 @@ impl Vbd {
         &mut self,
         disk: &mut Disk<P>,
         in_order: bool,
-        notice: &mut impl FnMut(Notice),
+        notice: &mut dyn FnMut(Notice),
     ) {
         if disk.counters().completed > self.completed {
             self.handshake.forgive();

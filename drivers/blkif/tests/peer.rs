@@ -48,7 +48,7 @@ fn driver(
     disk.open(properties);
     let device = AsyncBlockDevice::new(disk, b"PEER", false, Room::default());
     let (served, mut count) = (backend.clone(), 0);
-    let behind = move |transport: &mut driver::Disk<Device>| {
+    let behind = move |transport: &mut vd_peer::Disk<Device>| {
         let device = transport.device_mut();
         let mut backend = served.borrow_mut();
         count += backend.take() as u64;

@@ -83,10 +83,19 @@ impl World {
             true
         }) {}
         let notices = &mut self.notices;
-        let result = self.vbd.run(&mut self.store, &mut self.disk, |notice| {
-            notices.push(notice)
-        });
+        let result = self
+            .vbd
+            .run(&mut self.store, &mut self.disk, &mut |notice| {
+                notices.push(notice)
+            });
         result.unwrap();
+    }
+
+    fn shut_down(&mut self) -> bool {
+        let result = self
+            .vbd
+            .shut_down(&mut self.store, &mut self.disk, &mut |_| {});
+        result.unwrap()
     }
 
     fn back(&mut self, name: &str, value: &str) {
@@ -385,6 +394,57 @@ fn closing_in_good_order() {
     let expected = [Notice::Closing, Notice::Disconnected { in_order: true }];
     assert_eq!(world.notices[1..], expected);
     assert_eq!(world.disk.counters().lost, 0);
+}
+
+/// This side ends: what was sent is answered, what was not is not, and nothing stays with the back end.
+#[test]
+fn closing_from_this_side() {
+    let mut world = World::connected();
+    world.start(Operation::Write, 1);
+    world.backend.take();
+    assert!(!world.shut_down());
+    assert_eq!(world.vbd.phase(), Phase::Draining);
+    assert_eq!(world.front("state").unwrap(), "5");
+    world.start(Operation::Write, 2);
+    assert_eq!(world.backend.take(), 0, "nothing more is sent");
+    world.back("state", "5");
+    assert!(!world.shut_down(), "a request is under way");
+    world.backend.serve(0);
+    assert_eq!(world.ended(), [(1, true)]);
+    assert!(!world.shut_down(), "the back end has the rings");
+    assert_eq!(world.vbd.phase(), Phase::Closing);
+    assert_eq!(world.front("state").unwrap(), "6");
+    world.backend.cut(Cut::Closed, |_| false);
+    world.back("state", "6");
+    assert!(world.shut_down() && world.is_clean());
+    assert!(world.shut_down(), "there is nothing more to do");
+    assert_eq!(world.front("state").unwrap(), "6");
+    assert_eq!(world.disk.counters().lost, 0);
+}
+
+/// The same with a back end that is not there yet, goes, or lies.
+#[test]
+fn closing_from_this_side_at_any_time() {
+    let mut world = World::new();
+    assert!(world.shut_down(), "nothing was offered");
+    world.offer();
+    assert!(world.shut_down(), "nobody has mapped anything");
+    assert_eq!(world.front("state").unwrap(), "6");
+
+    let mut world = World::connected();
+    world.start(Operation::Write, 1);
+    world.backend.take();
+    assert!(!world.shut_down());
+    world.daemon.borrow_mut().remove(BACK);
+    world.backend.cut(Cut::Died, |_| false);
+    assert!(world.shut_down() && world.is_clean());
+
+    let mut world = World::connected();
+    world.disk.give_up();
+    world.backend.cut(Cut::Closed, |_| false);
+    world.back("state", "6");
+    assert!(world.shut_down() && world.is_clean());
+    assert_eq!(world.front("state").unwrap(), "6");
 }
 
 /// Taken away and attached again, by another domain: what waits is done there.
@@ -722,7 +782,9 @@ fn row37_transactions_that_collide() {
     let mut world = World::new();
     world.daemon.borrow_mut().collisions = u32::MAX;
     world.back("state", "2");
-    let result = world.vbd.run(&mut world.store, &mut world.disk, |_| ());
+    let result = world
+        .vbd
+        .run(&mut world.store, &mut world.disk, &mut |_| ());
     assert!(result.is_err());
     world.daemon.borrow_mut().collisions = 0;
     world.run();
@@ -754,7 +816,9 @@ fn row34_row37_every_call_fails_once() {
             };
             [&header.encode()[..], payload].concat()
         }));
-        let first = world.vbd.run(&mut world.store, &mut world.disk, |_| ());
+        let first = world
+            .vbd
+            .run(&mut world.store, &mut world.disk, &mut |_| ());
         let calls = *count.borrow();
         if calls <= failing {
             assert!(first.is_ok() && failing > 20, "{failing} calls were tried");

@@ -13,6 +13,7 @@ use crate::number::canonical;
 use crate::size::ByteSize;
 use crate::slot::SlotIndex;
 use crate::target::TargetType;
+use crate::vbd::VirtualDisk;
 
 /// Kinds of devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub enum Backend {
     Switch,
     /// The CPU's random number generator.
     Cpu,
+    /// A disk of the driver domain (`disk=` in its configuration), which another domain serves.
+    Vbd(VirtualDisk),
 }
 
 impl Backend {
@@ -66,6 +69,7 @@ impl Backend {
             b"switch" => Ok(Backend::Switch),
             b"cpu" => Ok(Backend::Cpu),
             [b'r', b'a', b'm', b':', size @ ..] => ByteSize::parse(size).map(Backend::Ram),
+            [b'v', b'b', b'd', b':', disk @ ..] => VirtualDisk::parse(disk).map(Backend::Vbd),
             _ => Err(ConfigError::BadBackend(Excerpt::new(text))),
         }
     }
@@ -78,6 +82,7 @@ impl fmt::Display for Backend {
             Backend::Ram(size) => write!(f, "ram:{size}"),
             Backend::Switch => f.write_str("switch"),
             Backend::Cpu => f.write_str("cpu"),
+            Backend::Vbd(disk) => write!(f, "vbd:{disk}"),
         }
     }
 }
@@ -286,7 +291,9 @@ impl DeviceDescription {
         match self.kind {
             DeviceType::Blk => {
                 write(key::READONLY, format_args!("{}", u8::from(self.readonly)))?;
-                write(key::BLOCK_SIZE, format_args!("{}", self.block_size.bytes()))?;
+                if !matches!(self.backend, Backend::Vbd(_)) {
+                    write(key::BLOCK_SIZE, format_args!("{}", self.block_size.bytes()))?;
+                }
             }
             DeviceType::Net => {
                 write(key::MTU, format_args!("{}", self.mtu.bytes()))?;
@@ -381,7 +388,7 @@ impl DeviceDescription {
         self.queue_size.0
     }
 
-    /// The logical block size.
+    /// The logical block size, unless the disk's own back end says it.
     pub const fn block_size(&self) -> BlockSize {
         self.block_size
     }
@@ -541,7 +548,7 @@ impl Fields {
             return Err(ConfigError::KeyNotFor(kind, key));
         }
         let needed = match backend {
-            Backend::Module | Backend::Ram(_) => DeviceType::Blk,
+            Backend::Module | Backend::Ram(_) | Backend::Vbd(_) => DeviceType::Blk,
             Backend::Switch => DeviceType::Net,
             Backend::Cpu => DeviceType::Rng,
         };
@@ -575,8 +582,12 @@ impl Fields {
             doorbell: self.doorbell,
             memory: self.memory.unwrap_or_default(),
         };
-        if let Backend::Ram(size) = device.backend {
-            device.check_capacity(size.bytes())?;
+        match device.backend {
+            Backend::Ram(size) => device.check_capacity(size.bytes())?,
+            Backend::Vbd(_) if self.block_size.is_some() => {
+                return Err(ConfigError::BlockSizeOfDisk);
+            }
+            Backend::Vbd(_) | Backend::Module | Backend::Switch | Backend::Cpu => {}
         }
         Ok(device)
     }

@@ -1,12 +1,13 @@
 //! Which device is in which slot.
 //!
-//! Invariant: a slot has at most one device, at most one device is backed by the module, of which there is one, and no two
-//! devices have one address.
+//! Invariant: a slot has at most one device, at most one device is backed by the module, of which there is one, no two by
+//! the same disk of another domain, and no two have one address.
 
 use crate::device::{Backend, DeviceDescription};
 use crate::error::ConfigError;
 use crate::slot::{SLOTS, SlotIndex};
 use crate::target::TargetType;
+use crate::vbd::VirtualDisk;
 
 /// The devices of one guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +38,11 @@ impl Devices {
             && let Some((holder, _)) = self.iter().find(|(_, other)| other.mac() == Some(mac))
         {
             return Err(ConfigError::MacTaken(holder));
+        }
+        if let Backend::Vbd(disk) = device.backend()
+            && let Some((holder, _)) = self.vbds().find(|(_, held)| *held == disk)
+        {
+            return Err(ConfigError::DiskTaken(holder, disk));
         }
         let slot = match slot {
             Some(slot) if self.get(slot).is_some() => return Err(ConfigError::SlotTaken(slot)),
@@ -96,6 +102,15 @@ impl Devices {
             .map(|(slot, _)| slot)
     }
 
+    /// The disks that other domains serve, with the slots of their devices.
+    pub fn vbds(&self) -> impl Iterator<Item = (SlotIndex, VirtualDisk)> {
+        self.iter()
+            .filter_map(|(slot, device)| match device.backend() {
+                Backend::Vbd(disk) => Some((slot, disk)),
+                _ => None,
+            })
+    }
+
     /// Checks that a guest of this type and each device can notify one another. The error comes with the device's slot.
     pub fn check_guest(&self, guest: TargetType) -> Result<(), (SlotIndex, ConfigError)> {
         self.iter()
@@ -106,7 +121,7 @@ impl Devices {
     pub fn ram_bytes(&self) -> Option<u64> {
         self.iter()
             .try_fold(0_u64, |sum, (_, device)| match device.backend() {
-                Backend::Module | Backend::Switch | Backend::Cpu => Some(sum),
+                Backend::Module | Backend::Switch | Backend::Cpu | Backend::Vbd(_) => Some(sum),
                 Backend::Ram(size) => sum.checked_add(size.bytes()),
             })
     }
@@ -163,6 +178,26 @@ mod tests {
         let other = "type=net,backend=switch,mac=00:16:3e:00:00:02";
         let devices = parse(&[net, other]).unwrap();
         assert_eq!((devices.len(), devices.ram_bytes()), (2, Some(0)));
+    }
+
+    #[test]
+    fn a_disk_is_given_once_whatever_it_is_called() {
+        let error =
+            parse(&["type=blk,backend=vbd:xvdb", "type=blk,backend=vbd:51728"]).unwrap_err();
+        let disk = VirtualDisk::parse(b"xvdb").unwrap();
+        let slot = SlotIndex::new(0).unwrap();
+        assert_eq!(error, (1, ConfigError::DiskTaken(slot, disk)));
+        let devices = parse(&[
+            "type=blk,backend=vbd:xvdb",
+            "type=blk,backend=ram:1M",
+            "type=blk,backend=vbd:xvdc",
+        ]);
+        let numbers: Vec<u32> = devices
+            .unwrap()
+            .vbds()
+            .map(|(_, disk)| disk.number())
+            .collect();
+        assert_eq!(numbers, [51728, 51744]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::keys::device as keys;
 use crate::notify::{Doorbell, Interrupt};
 use crate::slot::SlotIndex;
 use crate::target::TargetType;
+use crate::vbd::VirtualDisk;
 
 /// The start of a text that was refused, made printable.
 #[derive(Clone, PartialEq, Eq)]
@@ -64,6 +65,12 @@ pub enum ConfigError {
     NoFreeSlot,
     /// Two devices want the one module.
     ModuleTaken(SlotIndex),
+    /// Two devices want the same disk.
+    DiskTaken(SlotIndex, VirtualDisk),
+    /// A disk that has no such name.
+    BadDisk(Excerpt),
+    /// A block size for a disk that brings its own.
+    BlockSizeOfDisk,
     /// An item of a device description is no `key=value`.
     NotKeyValue(Excerpt),
     /// A key that device descriptions do not have.
@@ -146,6 +153,17 @@ impl fmt::Display for ConfigError {
                 f,
                 "slot {slot} already has backend=module, and a driver domain has one module: use backend=ram:SIZE"
             ),
+            Self::DiskTaken(slot, disk) => write!(
+                f,
+                "slot {slot} already has backend=vbd:{disk}, and two caches over one disk would destroy what is on it: give each device a disk of its own"
+            ),
+            Self::BadDisk(text) => write!(
+                f,
+                "disk {text} is not known: use backend=vbd:DEV with the vdev of a disk that the driver domain is given, such as xvda, or with its number"
+            ),
+            Self::BlockSizeOfDisk => f.write_str(
+                "block-size= does not go with backend=vbd: the disk's own back end says how large its blocks are; remove it",
+            ),
             Self::NotKeyValue(text) => write!(
                 f,
                 "{text} is no key=value: separate items with single commas, as in \"slot=0,type=blk,backend=module\""
@@ -162,7 +180,7 @@ impl fmt::Display for ConfigError {
             Self::BadType(text) => write!(f, "device type {text} is not known: use type=blk, type=net or type=rng"),
             Self::BadBackend(text) => write!(
                 f,
-                "back end {text} is not known: use backend=module or backend=ram:SIZE for disks, backend=switch for network devices, backend=cpu for entropy devices"
+                "back end {text} is not known: use backend=module, backend=ram:SIZE or backend=vbd:DEV for disks, backend=switch for network devices, backend=cpu for entropy devices"
             ),
             Self::BadSize(text) => write!(
                 f,

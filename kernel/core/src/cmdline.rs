@@ -1,6 +1,6 @@
 //! The operator's command line (xl's `extra=` or `cmdline=`).
 //!
-//! Words separated by spaces: `log=LEVEL`. A word that is not understood is
+//! Words separated by spaces: `log=LEVEL`, `disk-wait=SECONDS`. A word that is not understood is
 //! reported, never ignored: a typing error in a security-minded set-up must not
 //! pass silently.
 
@@ -42,14 +42,23 @@ impl LogLevel {
 pub struct Options {
     /// `log=off|error|warn|info|debug|trace`.
     pub log: LogLevel,
+    /// `disk-wait=SECONDS`: how long requests wait for another domain to serve a disk again.
+    pub disk_wait: u32,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             log: LogLevel::Info,
+            disk_wait: 120,
         }
     }
+}
+
+/// A decimal number of seconds, without a sign.
+fn seconds(word: &str) -> Option<u32> {
+    let digits = word.bytes().all(|byte| byte.is_ascii_digit());
+    word.parse().ok().filter(|_| digits)
 }
 
 /// Parses `line`, calling `complain` with every word that is not understood.
@@ -59,13 +68,16 @@ pub fn parse(line: &[u8], mut complain: impl FnMut(&[u8])) -> Options {
         .split(u8::is_ascii_whitespace)
         .filter(|word| !word.is_empty())
     {
-        let level = core::str::from_utf8(word)
+        let pair = core::str::from_utf8(word)
             .ok()
-            .and_then(|word| word.strip_prefix("log="))
-            .and_then(LogLevel::named);
-        match level {
-            Some(level) => options.log = level,
-            None => complain(word),
+            .and_then(|word| word.split_once('='));
+        let understood = match pair {
+            Some(("log", level)) => LogLevel::named(level).map(|level| options.log = level),
+            Some(("disk-wait", wait)) => seconds(wait).map(|wait| options.disk_wait = wait),
+            _ => None,
+        };
+        if understood.is_none() {
+            complain(word);
         }
     }
     options
@@ -89,7 +101,8 @@ mod tests {
             parsed(b""),
             (
                 Options {
-                    log: LogLevel::Info
+                    log: LogLevel::Info,
+                    disk_wait: 120
                 },
                 Vec::new()
             )
@@ -114,6 +127,28 @@ mod tests {
     #[test]
     fn the_last_level_wins() {
         assert_eq!(parsed(b"log=warn  log=trace").0.log, LogLevel::Trace);
+    }
+
+    #[test]
+    fn seconds_are_plain_numbers() {
+        assert_eq!(parsed(b"disk-wait=0 log=warn").0.disk_wait, 0);
+        assert_eq!(
+            parsed(b"disk-wait=5 disk-wait=4294967295").0.disk_wait,
+            u32::MAX
+        );
+        for word in [
+            &b"disk-wait="[..],
+            b"disk-wait=+5",
+            b"disk-wait=4294967296",
+            b"disk-wait=1s",
+            b"disk-wait",
+        ] {
+            let (options, complaints) = parsed(word);
+            assert_eq!(
+                (options.disk_wait, complaints),
+                (120, [word.to_vec()].to_vec())
+            );
+        }
     }
 
     #[test]

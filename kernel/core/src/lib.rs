@@ -4,8 +4,8 @@
 //! frames are mapped ([`foreign`]), access to what a guest grants ([`granted`]), what a pvclock reading means ([`clock`]), what
 //! the operator wrote on the command line ([`cmdline`]) or types at the console
 //! ([`command`]), what `vdom` has written to xenstore ([`description`]), what a guest's driver
-//! answers there ([`bus`]), when to look at a queue unasked ([`poll`]), which ports have an
-//! event ([`upcall`]), what the interrupt handler leaves for the main loop ([`handover`]). The
+//! answers there ([`bus`]), when to look after a disk of another domain ([`attention`]), when to look at a queue unasked ([`poll`]), which ports have an
+//! event ([`upcall`]), which grants are free ([`grants`]), what the interrupt handler leaves for the main loop ([`handover`]). The
 //! kernel adds the hypercalls and the unsafe code; the decisions are here, where they run
 //! under test on the host.
 
@@ -27,6 +27,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod attention;
 pub mod bus;
 pub mod clock;
 pub mod cmdline;
@@ -35,6 +36,7 @@ pub mod description;
 pub mod foreign;
 pub mod frames;
 pub mod granted;
+pub mod grants;
 pub mod handover;
 pub mod poll;
 pub mod upcall;

@@ -29,6 +29,7 @@ use crate::mem::foreign::Refusal;
 use crate::mem::frames::FRAME;
 use crate::mem::guest::{Memory, Unavailable};
 use crate::mem::space;
+use crate::vbd::Vbds;
 use crate::xen::{XEN, events};
 
 /// Number of the page with the slots, among an ioreq server's pages.
@@ -61,10 +62,14 @@ impl Guest {
     ///
     /// # Errors
     /// What is wrong and what to do, for the operator.
-    pub fn attach(description: &Description, module: Option<&Range<u64>>) -> Result<Self, String> {
+    pub fn attach(
+        description: &Description,
+        module: Option<&Range<u64>>,
+        vbds: &Vbds,
+    ) -> Result<Self, String> {
         let id = DomId(description.target.get());
         let vcpus = vcpus(id)?;
-        let devices = devices::build(id, description, module)?;
+        let devices = devices::build(id, description, module, vbds)?;
         let memory =
             Memory::new(id, devices.needs()).map_err(|error| format!("guest memory: {error}"))?;
         let mut guest = Self {

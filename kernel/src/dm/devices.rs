@@ -12,7 +12,7 @@ use core::cell::RefCell;
 use core::fmt::Display;
 use core::ops::Range;
 
-use vd_blk::{BlockDevice, Geometry, RamDisk};
+use vd_blk::{AsyncBlockDevice, BlockDevice, Geometry, RamDisk};
 use vd_config::{
     Backend, ConfigError, DeviceDescription, DeviceType, Doorbell, Interrupt, MAX_QUEUES,
     Memory as Sharing, SLOTS, SlotIndex,
@@ -30,13 +30,15 @@ use vd_xenbus::rate::{Admission, RateLimiter};
 use xen_hypercall::{DomId, EvtchnPort, sched};
 
 use super::bus::Bound;
+use super::disk::{Disk, Storage};
 use super::entropy;
 use super::model::Model;
 use super::signal::{Signal, Wanted};
 use super::slots;
 use crate::counters;
-use crate::mem::frames::{self, FRAME};
+use crate::mem::frames;
 use crate::mem::guest::{Memory, Needs};
+use crate::vbd::{self, Vbds};
 use crate::xen::{XEN, events, time};
 
 /// Most queues of a device.
@@ -45,47 +47,6 @@ const QUEUES: usize = vd_config::MAX_VIRTQUEUES as usize;
 const WORDS: usize = MAX_QUEUES as usize * MAX_WORDS;
 /// Requests that one device may have served before it is the next one's turn.
 const BUDGET: u32 = 64;
-
-/// A disk in this domain's memory.
-pub type Disk = BlockDevice<RamDisk<Storage>>;
-
-/// The memory of one disk.
-pub struct Storage {
-    start: u64,
-    len: u64,
-    /// Whether its frames were allocated, and go back when the disk goes.
-    allocated: bool,
-}
-
-impl Storage {
-    fn range(&self) -> Range<u64> {
-        self.start..self.start + self.len
-    }
-}
-
-impl AsRef<[u8]> for Storage {
-    fn as_ref(&self) -> &[u8] {
-        // SAFETY: RAM is mapped at its own address; this range is either a module, which at most one disk of a
-        // description has, or frames that were allocated for this disk, so that nobody else refers to it. Any bytes
-        // are valid.
-        unsafe { core::slice::from_raw_parts(self.start as *const u8, self.len as usize) }
-    }
-}
-
-impl AsMut<[u8]> for Storage {
-    fn as_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above.
-        unsafe { core::slice::from_raw_parts_mut(self.start as *mut u8, self.len as usize) }
-    }
-}
-
-impl Drop for Storage {
-    fn drop(&mut self) {
-        if self.allocated {
-            frames::release(self.start, self.len.div_ceil(FRAME));
-        }
-    }
-}
 
 /// Registers and queues of a device.
 pub type Transport = MmioTransport<Model, QUEUES, WORDS>;
@@ -117,7 +78,7 @@ pub struct DeviceTable {
     limiter: RateLimiter,
 }
 
-/// Makes the devices of a description. `module` is what the toolstack loaded.
+/// Makes the devices of a description. `module` is what the toolstack loaded, `vbds` what other domains serve.
 ///
 /// # Errors
 /// What is wrong and what to do, for the operator.
@@ -125,6 +86,7 @@ pub fn build(
     guest: DomId,
     description: &Description,
     module: Option<&Range<u64>>,
+    vbds: &Vbds,
 ) -> Result<DeviceTable, String> {
     let mut table = DeviceTable {
         guest,
@@ -136,7 +98,9 @@ pub fn build(
     let mut ring_pages = 0;
     for (slot, device) in description.devices.iter() {
         let model = match device.kind() {
-            DeviceType::Blk => disk(device, module).map(Model::Disk),
+            DeviceType::Blk => {
+                disk(slot, device, module, vbds).map(|disk| Model::Disk(Box::new(disk)))
+            }
             DeviceType::Net => port(device, &table.switch).map(Model::Net),
             DeviceType::Rng => entropy::device(device).map(|rng| Model::Rng(Box::new(rng))),
         }
@@ -186,53 +150,46 @@ fn rings(device: &DeviceDescription, pages: &mut u32) -> Option<Rings> {
     })
 }
 
-fn disk(device: &DeviceDescription, module: Option<&Range<u64>>) -> Result<Disk, String> {
+fn disk(
+    slot: SlotIndex,
+    device: &DeviceDescription,
+    module: Option<&Range<u64>>,
+    vbds: &Vbds,
+) -> Result<Disk, String> {
+    let serial = device.serial().unwrap_or("").as_bytes();
     let storage = match device.backend() {
         Backend::Module => {
-            let Some(range) = module else {
-                return Err(
-                    "backend=module, but no module was loaded: set vdom_ramdisk in the \
-                    guest's configuration, or ramdisk= in the driver domain's"
-                        .into(),
-                );
-            };
-            Storage {
-                start: range.start,
-                len: range.end - range.start,
-                allocated: false,
-            }
+            let range = module.ok_or(
+                "backend=module, but no module was loaded: set vdom_ramdisk in the guest's configuration, or ramdisk= in \
+                 the driver domain's",
+            )?;
+            Storage::of_module(range)
         }
-        Backend::Ram(size) => {
-            let bytes = size.bytes();
-            let start = frames::allocate(bytes.div_ceil(FRAME), 1, false).map_err(|_| {
-                format!(
-                    "a disk of {} MiB does not fit: {} MiB are free; raise memory= of the driver \
-                     domain",
-                    bytes >> 20,
-                    frames::free_bytes() >> 20
-                )
-            })?;
-            let mut storage = Storage {
-                start,
-                len: bytes,
-                allocated: true,
-            };
-            storage.as_mut().fill(0);
-            storage
+        Backend::Ram(size) => Storage::allocate(size.bytes()).map_err(|_| {
+            format!(
+                "a disk of {} MiB does not fit: {} MiB are free; raise memory= of the driver domain",
+                size.bytes() >> 20,
+                frames::free_bytes() >> 20
+            )
+        })?,
+        Backend::Vbd(name) => {
+            let disk = vbds.disk(slot);
+            let disk = disk.ok_or_else(|| format!("disk {name} is not connected"))?;
+            let room = disk.room();
+            let device = AsyncBlockDevice::new(disk, serial, device.readonly(), room)
+                .with_queues(device.queues());
+            return Ok(Disk::Vbd(device));
         }
         Backend::Switch | Backend::Cpu => {
             return Err(ConfigError::BackendNotFor(device.kind()).to_string());
         }
     };
     device
-        .check_capacity(storage.len)
+        .check_capacity(storage.len())
         .map_err(|error| error.to_string())?;
     let geometry = Geometry::of_blocks(device.block_size().bytes());
-    let serial = device.serial().unwrap_or("").as_bytes();
-    Ok(
-        BlockDevice::new(RamDisk::new(storage), geometry, serial, device.readonly())
-            .with_queues(device.queues()),
-    )
+    let disk = BlockDevice::new(RamDisk::new(storage), geometry, serial, device.readonly());
+    Ok(Disk::Ram(disk.with_queues(device.queues())))
 }
 
 fn port(device: &DeviceDescription, switch: &Rc<RefCell<Switch>>) -> Result<NetDevice, String> {
@@ -260,7 +217,7 @@ impl DeviceTable {
                 Some(rings) => needs.ring_pages = needs.ring_pages.max(rings.end()),
             }
             if let Model::Disk(disk) = device.transport.device() {
-                needs.lasting.push(disk.backend().storage().range());
+                needs.lasting.extend(disk.lasting());
             }
         }
         needs
@@ -314,6 +271,7 @@ impl DeviceTable {
     /// Runs the queues that were kicked, a bounded number of requests each. Returns whether there is more to do.
     pub fn run(&mut self, memory: &Memory) -> bool {
         let (mut more, mut idle) = (false, false);
+        let masked = vbd::new_pass();
         for index in 0..SLOTS {
             let Some(Some(device)) = self.slots.get_mut(index) else {
                 continue;
@@ -327,14 +285,22 @@ impl DeviceTable {
                 }
             });
             device.listen_again();
+            if masked >> index & 1 != 0 {
+                device.transport.device().listen_again();
+            }
+            let mut settle = device.poll_back_end();
             if device.transport.has_work() {
                 let before = device.transport.counters().requests;
                 let memory = memory.of(device.rings.as_ref());
                 device.transport.run(&memory, BUDGET, &mut self.scratch);
+                device.poll_back_end();
                 match device.poll(before) {
                     Next::Yield => idle = true,
                     Next::Wait | Next::Look | Next::Arm => more |= device.transport.has_work(),
                 }
+                settle = true;
+            }
+            if settle {
                 self.settle(index);
             }
         }
@@ -465,6 +431,18 @@ impl Device {
         }
     }
 
+    /// Takes what a back end has finished. Returns whether the guest may have to be told.
+    fn poll_back_end(&mut self) -> bool {
+        let wake = self.transport.device_mut().poll();
+        for queue in wake.queues.iter() {
+            self.transport.wake(queue);
+        }
+        if wake.reconfigured {
+            self.transport.reconfigure(|_| ());
+        }
+        wake.reconfigured
+    }
+
     /// After a look at the queues of a polled device, which had served `before` requests: whether to look again.
     fn poll(&mut self, before: u64) -> Next {
         let Some(poller) = &mut self.poller else {
@@ -564,7 +542,9 @@ impl Device {
             ("payload", slots::payload(self.slot.index())),
         ]
         .to_vec();
-        self.transport.device().add_counters(&mut counters);
+        self.transport
+            .device()
+            .add_counters(self.slot, &mut counters);
         counters
     }
 }

@@ -5,19 +5,20 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use vd_blk::Backend;
+use vd_blk::Wake;
+use vd_config::SlotIndex;
 use vd_net::NetDevice;
 use vd_rng::EntropyDevice;
 use vd_virtio::fault::FaultKind;
 use vd_virtio::{Chain, Device, DeviceId, Features, GuestMemory, Pass, Progress};
 
-use super::devices::Disk;
+use super::disk::Disk;
 use super::entropy::Cpu;
 
 /// A device of any kind.
 pub enum Model {
     /// A block device.
-    Disk(Disk),
+    Disk(Box<Disk>),
     /// A network device.
     Net(NetDevice),
     /// An entropy device.
@@ -52,6 +53,21 @@ impl Model {
         }
     }
 
+    /// Takes what a back end has finished.
+    pub fn poll(&mut self) -> Wake {
+        match self {
+            Self::Disk(disk) => disk.poll(),
+            Self::Net(_) | Self::Rng(_) => Wake::default(),
+        }
+    }
+
+    /// Lets the events of its back end through that were held back.
+    pub fn listen_again(&self) {
+        if let Self::Disk(disk) = self {
+            disk.listen_again();
+        }
+    }
+
     /// What it is, in words.
     pub fn describe(&self) -> String {
         match self {
@@ -61,7 +77,7 @@ impl Model {
                 } else {
                     "read-write"
                 };
-                format!("blk, {} sectors, {mode}", disk.backend().sectors())
+                format!("blk, {} sectors, {mode}", disk.sectors())
             }
             Self::Net(port) => {
                 let config = port.config();
@@ -98,9 +114,10 @@ impl Model {
     }
 
     /// Adds its counters, by name.
-    pub fn add_counters(&self, to: &mut Vec<(&'static str, u64)>) {
+    pub fn add_counters(&self, slot: SlotIndex, to: &mut Vec<(&'static str, u64)>) {
         match self {
             Self::Disk(disk) => {
+                to.extend(disk.connection_counters(slot));
                 let disk = disk.counters();
                 to.extend([
                     ("reads", disk.reads),
@@ -138,7 +155,7 @@ impl Device for Model {
 
     fn queues(&self) -> u16 {
         match self {
-            Self::Disk(disk) => Device::queues(disk),
+            Self::Disk(disk) => Device::queues(&**disk),
             Self::Net(port) => Device::queues(port),
             Self::Rng(rng) => Device::queues(&**rng),
         }

@@ -12,7 +12,7 @@ pub use vd_rt::mem::{frames, heap, space};
 /// Both ranges are valid for `len` bytes; other writers to them are tolerated, as the
 /// copy is made of single machine accesses, not of Rust reads.
 #[inline]
-unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+pub unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     // SAFETY: the caller's promise; the direction flag is clear by the ABI.
     unsafe {
         core::arch::asm!(

@@ -247,6 +247,7 @@ pub(crate) fn run(
         Trouble::new(format!("slot {slot}: {error}"), "correct this device")
             .at(&guest.name, "check devices")
     })?;
+    check_disks(host, &driver, devices)?;
     let mut rollback = Rollback::new(host);
     if !rollback
         .host
@@ -270,6 +271,25 @@ pub(crate) fn run(
         guest.name,
         guest.id
     ));
+    Ok(())
+}
+
+/// Every device that wants a disk of the driver domain finds it there.
+fn check_disks(host: &mut Host, driver: &Domain, devices: &Devices) -> Result<(), Failure> {
+    const STEP: &str = "check devices";
+    for (slot, disk) in devices.vbds() {
+        let path = node(driver.id, &format!("device/vbd/{}/backend", disk.number()));
+        if host.text(&path).at(&driver.name, STEP)?.is_none() {
+            return Err(Trouble::new(
+                format!("slot {slot} has backend=vbd:{disk}, but the driver domain has no disk {disk}"),
+                format!(
+                    "add it to disk= in its configuration, or now: xl block-attach {} format=raw,vdev={disk},target=/path/of/the/image",
+                    driver.name
+                ),
+            )
+            .at(&driver.name, STEP));
+        }
+    }
     Ok(())
 }
 

@@ -22,11 +22,12 @@ const CREATE_MORE: &str = "\
 GUEST.cfg is an ordinary xl configuration (type = \"hvm\") with keys that xl ignores:
   vdom_devices = [ \"DEVICE\", ... ]   the devices; required
   vdom_ramdisk = \"disk.img\"          the disk image behind backend=module
+  vdom_disk    = [ \"...\", ... ]      the driver domain's disks, in the words of xl's disk=
   vdom_image   = \"PATH\"              the driver domain's image
                                      (default: /usr/lib/virtio-domain/virtio-domain)
   vdom_cmdline = \"log=debug\"         the driver domain's command line
   vdom_name    = \"NAME\"              its name (default: the guest's with -vd)
-  vdom_driver  = \"driver.cfg\"        its xl configuration, instead of the four above
+  vdom_driver  = \"driver.cfg\"        its xl configuration, instead of the five above
 Paths are relative to the directory of GUEST.cfg.
 
 A DEVICE is a list of key=value, separated by commas:
@@ -34,6 +35,7 @@ A DEVICE is a list of key=value, separated by commas:
   type=blk          a disk; required
   backend=module    its data is the driver domain's module: vdom_ramdisk
   backend=ram:SIZE  its data is memory, zeroes at first; SIZE is 64M, 1G, ...
+  backend=vbd:DEV   its data is a disk of the driver domain; DEV is its vdev, as xvda
   serial=TEXT       up to 20 characters
   readonly=0|1      (default: 0)
   packed=0|1        whether packed rings are offered (default: 1)

@@ -3,6 +3,7 @@
 //! Invariant: a [`Driver`] that exists can be started: its files are there and its memory and paging pool are large
 //! enough for the devices and for mapping all of the guest's memory.
 
+mod disks;
 mod size;
 
 use std::fmt::Write as _;
@@ -53,6 +54,7 @@ impl Driver {
                 name,
                 image,
                 ramdisk,
+                disks,
                 cmdline,
             } => Self {
                 name: name.clone(),
@@ -60,7 +62,7 @@ impl Driver {
                     &needs,
                     name,
                     image,
-                    ramdisk.as_deref(),
+                    (ramdisk.as_deref(), disks),
                     cmdline.as_deref(),
                     &guest.name,
                 )?),
@@ -81,11 +83,12 @@ fn generate(
     needs: &Needs<'_>,
     name: &str,
     image: &Path,
-    ramdisk: Option<&Path>,
+    (ramdisk, disks): (Option<&Path>, &[String]),
     cmdline: Option<&str>,
     guest: &str,
 ) -> Result<String, Trouble> {
     check_image(image, "vdom_image")?;
+    disks::check(needs.devices, disks, "vdom_disk")?;
     let module = check_module(needs.devices, ramdisk, "vdom_ramdisk")?;
     let memory = needs.memory_mib(module)?;
     let shadow = shadow_mib(memory, 1, needs.guest_mib);
@@ -99,6 +102,10 @@ fn generate(
     line("kernel", &quote_path(image)?);
     if let Some(ramdisk) = ramdisk {
         line("ramdisk", &quote_path(ramdisk)?);
+    }
+    if !disks.is_empty() {
+        let disks: Vec<String> = disks.iter().map(|disk| quote(disk)).collect();
+        line("disk", &format!("[ {} ]", disks.join(", ")));
     }
     if let Some(cmdline) = cmdline {
         line("cmdline", &quote(cmdline));
@@ -136,6 +143,9 @@ fn from_file(needs: &Needs<'_>, path: &Path) -> Result<Driver, Trouble> {
     })?;
     check_image(Path::new(kernel), "kernel")?;
     let module = check_module(needs.devices, file("ramdisk")?.map(Path::new), "ramdisk")?;
+    let given = config.get("disk").map(Setting::texts).transpose()?;
+    let given: Vec<&str> = given.iter().flatten().map(|(_, text)| *text).collect();
+    disks::check(needs.devices, &given, "disk")?;
     let (memory, needed) = (guest::memory_mib(&config)?, needs.memory_mib(module)?);
     if memory < needed {
         return Err(Trouble::new(
@@ -265,7 +275,7 @@ impl Needs<'_> {
             .iter()
             .filter_map(|(_, device)| match device.backend() {
                 Backend::Ram(size) => Some(size.bytes()),
-                Backend::Module | Backend::Switch | Backend::Cpu => None,
+                Backend::Module | Backend::Switch | Backend::Cpu | Backend::Vbd(_) => None,
             });
         memory_mib(disks, module).ok_or_else(|| {
             Trouble::new(

@@ -146,7 +146,7 @@ impl World {
         Ok(())
     }
 
-    fn set(&mut self, path: &str, value: &str) {
+    pub(crate) fn set(&mut self, path: &str, value: &str) {
         self.state.tree.insert(path.into(), value.into());
     }
 

@@ -11,8 +11,9 @@ use crate::failure::Trouble;
 use crate::xlcfg::{Config, Setting, SyntaxError};
 
 /// The keys of vdom's own.
-const KEYS: [&str; 6] = [
+const KEYS: [&str; 7] = [
     "vdom_devices",
+    "vdom_disk",
     "vdom_driver",
     "vdom_image",
     "vdom_ramdisk",
@@ -41,6 +42,8 @@ pub(crate) enum DriverSource {
         image: PathBuf,
         /// The module behind `backend=module`.
         ramdisk: Option<PathBuf>,
+        /// Its disks, behind `backend=vbd:DEV`, as xl has them.
+        disks: Vec<String>,
         /// Its command line.
         cmdline: Option<String>,
     },
@@ -342,7 +345,13 @@ fn driver_source(config: &Config, path: &Path, guest: &str) -> Result<DriverSour
     // Paths are relative to the file that they are in.
     let beside = |file: &str| path.parent().unwrap_or(Path::new("")).join(file);
     if let Some(file) = text("vdom_driver")? {
-        let others = ["vdom_image", "vdom_ramdisk", "vdom_cmdline", "vdom_name"];
+        let others = [
+            "vdom_image",
+            "vdom_ramdisk",
+            "vdom_disk",
+            "vdom_cmdline",
+            "vdom_name",
+        ];
         if let Some(setting) = others.iter().find_map(|key| config.get(key)) {
             return Err(Trouble::new(
                 format!(
@@ -364,8 +373,14 @@ fn driver_source(config: &Config, path: &Path, guest: &str) -> Result<DriverSour
             "give the driver domain a name of its own",
         ));
     }
+    let disks = config.get("vdom_disk").map(Setting::texts).transpose()?;
     Ok(DriverSource::Generated {
         name,
+        disks: disks
+            .unwrap_or_default()
+            .iter()
+            .map(|(_, text)| (*text).to_owned())
+            .collect(),
         image: text("vdom_image")?.map_or_else(|| DEFAULT_IMAGE.into(), beside),
         ramdisk: text("vdom_ramdisk")?.map(beside),
         cmdline: text("vdom_cmdline")?.map(str::to_owned),

@@ -210,6 +210,27 @@ fn posted_writes_go_with_edges_and_have_a_window_of_their_own() {
 }
 
 #[test]
+fn disks_of_other_domains_bring_their_own_blocks() {
+    let (_, device) = parse("type=blk,backend=vbd:51728,readonly=1").unwrap();
+    let Backend::Vbd(disk) = device.backend() else {
+        panic!("{device}");
+    };
+    assert_eq!((disk.number(), device.readonly()), (51728, true));
+    assert!(device.to_string().contains("backend=vbd:xvdb,"), "{device}");
+    assert_eq!(read_back(&pairs(&device)).unwrap(), device);
+    assert_eq!(parse(&device.to_string()).unwrap().1, device);
+    assert_eq!(
+        refusal("type=blk,backend=vbd:xvdb,block-size=512"),
+        ConfigError::BlockSizeOfDisk
+    );
+    let error = refusal("type=blk,backend=vbd:vda").to_string();
+    assert!(
+        error.contains("\"vda\"") && error.contains("xvda"),
+        "{error}"
+    );
+}
+
+#[test]
 fn queues_have_bounds() {
     let with = |key: &str, value: &str| parse(&format!("type=blk,backend=module,{key}={value}"));
     for (value, good) in [
@@ -457,7 +478,7 @@ proptest! {
     /// Strings that are nearly right reach deeper than random bytes do.
     #[test]
     fn nearly_right_strings_give_a_device_or_an_error_with_a_remedy(
-        text in "((slot|type|backend|serial|readonly|block-size|packed|queues|queue-size|mac|mtu|offloads|rate|interrupt|doorbell|memory)=(blk|net|rng|switch|cpu|module|00:16:3e:00:00:01|msi|polled|grants|ram:[0-9]{0,22}[KMG]?|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
+        text in "((slot|type|backend|serial|readonly|block-size|packed|queues|queue-size|mac|mtu|offloads|rate|interrupt|doorbell|memory)=(blk|net|rng|switch|cpu|module|00:16:3e:00:00:01|msi|polled|grants|ram:[0-9]{0,22}[KMG]?|vbd:(xvd[a-z]{0,2}[0-9]{0,3}|[0-9]{0,10})|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
     ) {
         match DeviceDescription::parse(text.as_bytes()) {
             Ok((_, device)) => {

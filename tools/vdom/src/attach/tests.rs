@@ -39,6 +39,36 @@ fn names_and_ids_are_understood() {
 }
 
 #[test]
+fn a_disk_that_the_driver_domain_does_not_have_is_missed_before_anything_is_done() {
+    let fake = two_domains();
+    let devices = Devices::parse([&b"type=blk,backend=vbd:xvdb"[..]]).unwrap();
+    let dir = TempDir::new("attach");
+    let before = fake.state();
+    let attach = || {
+        run(
+            &mut fake.host(dir.path()),
+            "driver",
+            "guest",
+            &devices,
+            TIMEOUT,
+        )
+    };
+    let failure = attach().unwrap_err();
+    assert!(
+        failure.to_string().contains("has no disk xvdb"),
+        "{failure}"
+    );
+    assert_eq!(fake.state(), before, "{failure}");
+    let path = node(7, "device/vbd/51728/backend");
+    fake.0
+        .borrow_mut()
+        .set(&path, "/local/domain/0/backend/vbd/7/51728");
+    attach().unwrap();
+    let backend = fake.value(&node(7, "virtio-domain/device/0/backend"));
+    assert_eq!(backend.as_deref(), Some("vbd:xvdb"));
+}
+
+#[test]
 fn unsuitable_domains_are_refused_before_anything_is_done() {
     for (driver, guest, reason) in [
         ("none", "guest", "no such domain"),

@@ -52,6 +52,65 @@ fn a_generated_configuration_can_be_read_back() {
 }
 
 #[test]
+fn disks_are_passed_on_to_xl() {
+    let dir = bench();
+    let disks = r#"vdom_disk=['/a b\"c,raw,xvda,w', "format=raw,vdev=xvdb,access=ro,target=/d"]"#;
+    let more = format!("vdom_image='image'\n{disks}");
+    let driver = plan(&dir, &more, "backend=vbd:xvdb").unwrap();
+    let mut config = Config::default();
+    config.add("driver.cfg", text(&driver)).unwrap();
+    let get = |key: &str| config.get(key).unwrap();
+    let texts = get("disk").texts().unwrap();
+    let texts: Vec<&str> = texts.iter().map(|(_, text)| *text).collect();
+    assert_eq!(
+        texts,
+        [
+            "/a b\"c,raw,xvda,w",
+            "format=raw,vdev=xvdb,access=ro,target=/d"
+        ]
+    );
+    assert_eq!(
+        get("memory").text().unwrap(),
+        "16",
+        "their data passes through"
+    );
+}
+
+#[test]
+fn a_device_without_its_disk_is_refused() {
+    let dir = bench();
+    for (more, reason) in [
+        (
+            "",
+            "slot 0 has backend=vbd:xvdb, but the driver domain gets no disk at all (add it to vdom_disk, as in",
+        ),
+        (
+            "vdom_disk=['/a,raw,xvda,w']",
+            "gets only xvda (add it to vdom_disk",
+        ),
+        ("vdom_disk='/a,raw,xvdb,w'", "is one value where a list"),
+    ] {
+        let more = format!("vdom_image='image'\n{more}");
+        let path = dir.file("g.cfg", format!(
+            "name='g'\ntype='hvm'\nmemory=1024\nvdom_devices=['type=blk,backend=vbd:xvdb']\n{more}"
+        ));
+        let config = guest::load(&path, &[]).unwrap();
+        let driver =
+            Guest::from_config(&config, &path, &[]).and_then(|guest| Driver::for_guest(&guest));
+        let trouble = driver.expect_err(&more);
+        let text = format!("{} ({})", trouble.what, trouble.remedy);
+        assert!(text.contains(reason), "{more}: {text}");
+    }
+    let error = with_file("disk=['/a,raw,xvda,w']", "backend=vbd:xvdb").unwrap_err();
+    assert!(
+        error.remedy.starts_with("add it to disk, as in disk = ["),
+        "{}",
+        error.remedy
+    );
+    assert!(with_file("disk=['/a,raw,xvdb,w']", "backend=vbd:xvdb").is_ok());
+}
+
+#[test]
 fn a_missing_or_odd_module_is_refused() {
     let dir = bench();
     dir.file("odd", vec![0; 1000]);

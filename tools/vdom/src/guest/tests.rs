@@ -34,6 +34,7 @@ fn a_good_guest_has_what_it_asks_for() {
         name,
         image,
         ramdisk,
+        disks,
         cmdline,
     } = guest.driver
     else {
@@ -43,14 +44,15 @@ fn a_good_guest_has_what_it_asks_for() {
         (name.as_str(), image),
         ("web-vd", PathBuf::from(DEFAULT_IMAGE))
     );
-    assert_eq!((ramdisk, cmdline), (None, None));
+    assert_eq!((ramdisk, disks, cmdline), (None, Vec::new(), None));
 }
 
 #[test]
 fn paths_are_relative_to_the_configuration() {
     let guest = check(
         &format!(
-            "{GOOD}vdom_image='i'\nvdom_ramdisk='/d'\nvdom_name='n'\nvdom_cmdline='log=debug'"
+            "{GOOD}vdom_image='i'\nvdom_ramdisk='/d'\nvdom_name='n'\nvdom_cmdline='log=debug'\n\
+             vdom_disk=['/a,raw,xvda,w', 'b,raw,xvdb,r']"
         ),
         &[],
     )
@@ -59,6 +61,7 @@ fn paths_are_relative_to_the_configuration() {
         name: "n".into(),
         image: "dir/i".into(),
         ramdisk: Some("/d".into()),
+        disks: vec!["/a,raw,xvda,w".into(), "b,raw,xvdb,r".into()],
         cmdline: Some("log=debug".into()),
     };
     assert_eq!(guest.driver, expected);
