@@ -429,6 +429,36 @@ fn row26_a_port_without_buffers_does_not_stop_others() {
     goes_on(&mut world, 0, 2);
 }
 
+/// A pass ends sooner when its frames are large, or go to many.
+#[test]
+fn row26_what_a_pass_may_cost() {
+    let mut world = World::new(&[all(); 5]).posted(40, 65562);
+    let (header, segment) = tcp(0, 1, false, &[7; 40_000]);
+    let large = NetHeader {
+        gso_type: 1,
+        gso_size: 1400,
+        ..header
+    };
+    for _ in 0..40 {
+        world.send(0, large, &segment);
+    }
+    let once = |world: &mut World| {
+        let before = world.counters(0).tx_frames;
+        world.pass(0);
+        world.counters(0).tx_frames - before
+    };
+    // One for the frame, two for its 40 KiB, of 64.
+    assert_eq!(once(&mut world), 22);
+    world.run();
+    let mut to_all = segment;
+    to_all[..6].fill(0xff);
+    for _ in 0..20 {
+        world.send(0, large, &to_all);
+    }
+    // Two for each of the four that get it.
+    assert_eq!(once(&mut world), 8);
+}
+
 /// Bounded memory: no port can make the switch hold more than its places.
 #[test]
 fn row29_frames_that_wait_are_bounded() {

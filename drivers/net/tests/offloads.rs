@@ -92,7 +92,13 @@ fn a_large_segment_is_cut_for_a_driver_that_does_not() {
         for ipv6 in [false, true] {
             let mut world = World::new(&[all(), features]).posted(64, 1526);
             let content = data(60_001);
-            let (header, frame) = tcp(0, 1, ipv6, &content);
+            let (header, mut frame) = tcp(0, 1, ipv6, &content);
+            // CWR, which only the first part keeps, and an identification that wraps.
+            let flags = usize::from(header.csum_start) + 13;
+            frame[flags] |= 0x80;
+            if !ipv6 {
+                frame[18..20].copy_from_slice(&[0xff, 0xff]);
+            }
             world.send_on(
                 0,
                 1,
@@ -107,6 +113,11 @@ fn a_large_segment_is_cut_for_a_driver_that_does_not() {
             for (n, (got, bytes)) in frames.iter().enumerate() {
                 let mut bytes = bytes.clone();
                 assert_eq!(got.gso_type, 0);
+                assert_eq!(bytes[flags] & 0x80 != 0, n == 0);
+                if !ipv6 {
+                    let id = u16::from_be_bytes([bytes[18], bytes[19]]);
+                    assert_eq!(id, u16::MAX.wrapping_add(n as u16));
+                }
                 if features.contains(NetFeatures::GUEST_CSUM) {
                     assert_eq!((got.flags, got.csum_start), (1, header.csum_start));
                     let start = usize::from(got.csum_start);

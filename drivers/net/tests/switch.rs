@@ -108,6 +108,12 @@ fn a_driver_sets_its_address() {
     let World { mem, ports, .. } = &mut world;
     ports[0].start(mem, all());
     assert_eq!(ports[0].transport.device().mac().0, mac(0));
+    world.post(0, 4, 2048);
+    assert_eq!(
+        reach(&mut world, 2, mac(2), new),
+        [0, 1, 3],
+        "nobody has it"
+    );
 }
 
 #[test]
@@ -178,6 +184,19 @@ fn ports_that_cannot_be() {
         );
     }
     assert_eq!(add(config), Err(AddError::Full));
+}
+
+#[test]
+fn a_link_that_goes_down_waits_for_nothing() {
+    let mut world = World::new(&[all(); 2]);
+    world.send(0, PLAIN, &frame(0, 1, 100));
+    world.run();
+    assert_eq!(world.returned(0, 1), 0);
+    world.ports[1]
+        .transport
+        .reconfigure(|device| device.set_link(false));
+    world.run();
+    assert_eq!((world.returned(0, 1), world.counters(1).rx_no_room), (1, 1));
 }
 
 fn multi(pairs: u16) -> World {

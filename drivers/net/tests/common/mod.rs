@@ -133,6 +133,14 @@ impl World {
         }
     }
 
+    /// Lets one device work once.
+    pub(crate) fn pass(&mut self, port: usize) {
+        let Self {
+            mem, ports, chain, ..
+        } = self;
+        ports[port].transport.run(mem, 64, chain);
+    }
+
     pub(crate) fn tick(&mut self) {
         self.switch.borrow_mut().tick();
         self.run();
