@@ -50,7 +50,8 @@ console_says disks 'vdb: 8192 sectors, serial "LIBRARY", read-only 1' || fail "v
 assert_eq "$(what_guest_says readonly)" "$(sum 4 </root/library.img)" "what the guest reads of the read-only disk"
 
 step "requests, as counted on both sides"
-sleep 1.5 # An idle driver domain publishes its counters twice a second.
+type_at disks-vd stats # Publishes them.
+sleep 1
 expect_ok vdom stats disks >/run/stats
 read -r reads read writes written discards flushes < <(
     sed -n 's/^guest: stat *//p' "$(console disks)" | awk '{ print $1, $3, $5, $7, $12, $16 }'
@@ -94,7 +95,8 @@ wait_for 20 "no error" eval "tail -n +\$(grep -an 'library not readable' \"$(con
     cut -d : -f 1) \"$(console disks)\" | grep -aq 'library readable'"
 
 step "what was counted"
-sleep 5.5 # A busy driver domain publishes its counters every five seconds.
+type_at disks-vd stats # Publishes them.
+sleep 1
 expect_ok vdom stats disks >/run/stats
 grep -E 'slot|device-[01]-' /run/stats
 assert_eq "$(counted device-0-connections)" 3 "connections of the first disk"
