@@ -63,7 +63,9 @@ impl Port {
     fn start(&mut self, mem: &FakeMemory, features: NetFeatures) {
         let chosen = features.bits() | Features::VERSION_1.bits();
         let t = &mut self.transport;
-        [0, 1, 3].map(|status| t.write(mem, 0x70, 4, status));
+        for status in [0, 1, 3] {
+            t.write(mem, 0x70, 4, status);
+        }
         for half in [0, 1] {
             t.write(mem, 0x24, 4, half);
             t.write(mem, 0x20, 4, chosen >> (32 * half) & 0xffff_ffff);
