@@ -42,8 +42,8 @@ install_tool() {
 mutate() {
     local package=$1 tested=$2 status=0
     shift 2
-    "$TOOL/bin/cargo-mutants" mutants --package "$package" --test-package "$tested" --timeout 8 --build-timeout 120 \
-        --output "$OUT/$package" --colors never "$@" || status=$?
+    "$TOOL/bin/cargo-mutants" mutants --package "$package" --test-package "$tested" --cap-lints true \
+        --timeout 20 --build-timeout 300 --output "$OUT/$package" --colors never "$@" || status=$?
     ((status == 0 || status == 2 || status == 3))
 }
 

@@ -200,6 +200,18 @@ fn row39_places_outside_of_the_disk() {
 fn row39_read_only() {
     let mut setup = Setup::new(SECTORS);
     setup.properties.readonly = true;
+    nothing_is_written(setup);
+}
+
+/// The back end would let it be written.
+#[test]
+fn row39_read_only_by_configuration() {
+    let mut setup = Setup::new(SECTORS);
+    setup.readonly = true;
+    nothing_is_written(setup);
+}
+
+fn nothing_is_written(setup: Setup) {
     let mut rig = Rig::new(setup);
     rig.write_bytes(0, 0, 512, 1);
     rig.zero(1, DISCARD, &[(0, 1)]);

@@ -35,6 +35,8 @@ pub(crate) struct Setup {
     pub(crate) room: Room,
     pub(crate) offer: Offer,
     pub(crate) properties: Properties,
+    /// Whether the device is, whatever the back end says.
+    pub(crate) readonly: bool,
     /// Most bytes of data of a guest's request.
     pub(crate) bytes: u64,
     /// How many requests the guest can have under way.
@@ -67,6 +69,7 @@ impl Setup {
                 persistent: true,
                 ..Properties::default()
             },
+            readonly: false,
             bytes: 0x4000,
             slots: 16,
         }
@@ -99,8 +102,8 @@ impl Rig {
     pub(crate) fn unconnected(setup: Setup) -> Self {
         let platform = FakePlatform::new(setup.config.pages());
         let disk = Disk::new(platform.clone(), setup.config).unwrap();
-        let device =
-            AsyncBlockDevice::new(disk, b"BLKIF", false, setup.room).with_queues(QUEUES as u16);
+        let device = AsyncBlockDevice::new(disk, b"BLKIF", setup.readonly, setup.room)
+            .with_queues(QUEUES as u16);
         let sectors = setup.properties.sectors as usize;
         let size = SLOTS + u64::from(setup.slots) * (setup.bytes + DATA);
         Self {
