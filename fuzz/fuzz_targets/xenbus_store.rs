@@ -173,8 +173,14 @@ impl Signal for Bell {
         {
             shared.poke = None;
             shared.dishonest = true;
-            // What the daemon would read as a request is not what the client has written.
-            shared.mad |= [XENSTORE_REQ.producer, XENSTORE_REQ.consumer].contains(&offset);
+            // What the daemon would read as a request is not what the client has written, or the client believes that
+            // it starts over.
+            let confusing = [
+                XENSTORE_REQ.producer,
+                XENSTORE_REQ.consumer,
+                XENSTORE_CONNECTION,
+            ];
+            shared.mad |= confusing.contains(&offset);
             self.page.store_u32(offset, value);
         }
         shared.mad &= self.page.load_u32(XENSTORE_CONNECTION) != 1;

@@ -242,7 +242,8 @@ impl FakeXenstored {
         {
             self.set(&change, b"");
         }
-        let rest = &payload[args[0].len() + 1..];
+        // A request that was made of garbage need not end its path.
+        let rest = payload.get(args[0].len() + 1..).unwrap_or(&[]);
         match op {
             Op::Read => Ok(self.node(tx, &path)?.value.clone()),
             Op::GetPerms => Ok(self.node(tx, &path)?.perms.clone()),
