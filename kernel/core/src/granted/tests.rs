@@ -41,10 +41,7 @@ fn window() -> usize {
 
 /// A guest with a ring and some pages of data from reference 40 on.
 fn guest() -> Fake {
-    prepare(Fake::new(window()))
-}
-
-fn prepare(guest: Fake) -> Fake {
+    let guest = Fake::new(window());
     guest.grant(20, 6, false);
     guest.grant(40, 100, false);
     guest
@@ -299,13 +296,11 @@ fn any_number_of_small_writes_arrives() {
 
 #[test]
 fn storage_waits_without_a_copy() {
-    let guest = prepare(Fake::with_lasting(
-        window(),
-        (0..20_000_u32).map(|n| n as u8).collect(),
-    ));
+    let guest = guest();
+    let storage: Vec<u8> = (0..20_000_u32).map(|n| n as u8).collect();
+    guest.keep(&storage);
     let (grants, rings) = (Grants::new(&guest), rings());
     let memory = grants.view(&rings);
-    let storage = guest.lasting_bytes();
     memory.write(at(40, 10), &storage[500..9000]).unwrap();
     memory.write(at(60, 0), &[0]).unwrap();
     assert_eq!(guest.take_calls(), []);
@@ -525,7 +520,9 @@ proptest! {
     fn row4_any_accesses_do_what_they_should(
         list in proptest::collection::vec((0_u32..8, 0_u64..4096, 0_usize..9000, 0_u8..4, any::<u8>()), 1..60)
     ) {
-        let guest = Fake::with_lasting(window(), (0..9000_u32).map(|n| (n * 7) as u8).collect());
+        let guest = Fake::new(window());
+        let storage: Vec<u8> = (0..9000_u32).map(|n| (n * 7) as u8).collect();
+        guest.keep(&storage);
         // References 2, 3 and 4; then 6, for reading only.
         guest.grant(2, 3, false);
         guest.grant(6, 1, true);
@@ -539,7 +536,7 @@ proptest! {
             let writable = pages.clone().all(|page| [2, 3, 4].contains(&page)) || len == 0;
             let place = at(reference, offset);
             let from = vec![byte; len];
-            let from = if kind == 2 { &guest.lasting_bytes()[..len] } else { &from };
+            let from = if kind == 2 { &storage[..len] } else { &from };
             match kind {
                 0 => {
                     // What waits goes first, so that this sees it.
