@@ -512,6 +512,51 @@ fn row34_what_cannot_be_unmapped_is_tried_again() {
     }
 }
 
+/// A page that stays mapped takes up its queue's part of the window, not another's that is free.
+#[test]
+fn row34_a_stuck_page_is_in_nobodys_way_while_there_is_room() {
+    let guest = guest();
+    let (grants, rings) = (Grants::new(&guest), rings());
+    let memory = grants.view(&rings);
+    let refused = Failure::Last(GrantStatus::BAD_HANDLE);
+    memory.open_ring(ID, &areas()).unwrap();
+    guest.take_calls();
+    guest.fail_at(0, refused);
+    memory.close_ring(ID);
+    assert_eq!(rings.mapped(), 1);
+    guest.take_calls();
+    guest.fail_at(0, refused);
+    memory.open_ring(ID, &areas()).unwrap();
+    // The page is tried once more; then the ring is mapped elsewhere.
+    let calls = [Call::Unmap(1), Call::Map(2), Call::Map(1), Call::Map(2)];
+    assert_eq!(guest.take_calls(), calls);
+    assert_eq!((guest.mapped(), rings.mapped()), (6, 6));
+    guest.fail_at(usize::MAX / 2, refused);
+    // The next one needs the part, and gets it when the page can be unmapped.
+    memory.open_ring(ID + 1, &areas()).unwrap();
+    assert_eq!(guest.mapped(), 10);
+    assert_eq!((grants.close_all(&rings), guest.mapped()), (0, 0));
+}
+
+/// While a ring is open, no end of another makes up for what was refused.
+#[test]
+fn row4_a_late_refusal_is_forgotten_with_the_last_ring() {
+    let guest = guest();
+    guest.grant(30, 1, true);
+    let (grants, rings) = (Grants::new(&guest), rings());
+    let memory = grants.view(&rings);
+    memory.open_ring(ID, &areas()).unwrap();
+    memory.open_ring(ID + 1, &areas()).unwrap();
+    memory.write(at(30, 0), &[0]).unwrap();
+    assert!(memory.flush().is_err());
+    for id in [ID + 2, ID] {
+        memory.close_ring(id);
+        assert_eq!(memory.flush().unwrap_err().gpa, at(30, 0), "{id}");
+    }
+    memory.close_ring(ID + 1);
+    memory.flush().unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 256 }))]
 
