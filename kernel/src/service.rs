@@ -382,6 +382,15 @@ impl Service {
                 disk.errors
             );
         }
+        if let Some(grants) = guest.memory().grant_counters() {
+            log::info!(
+                "grants: {} pages mapped, {} unmapped, {} pieces copied, {} refused",
+                grants.maps,
+                grants.unmaps,
+                grants.copies,
+                grants.refused
+            );
+        }
     }
 }
 
