@@ -458,6 +458,15 @@ impl Service {
                 device.transport().device().summary()
             );
         }
+        if let Some(grants) = guest.memory().grant_counters() {
+            log::info!(
+                "grants: {} pages mapped, {} unmapped, {} pieces copied, {} refused",
+                grants.maps,
+                grants.unmaps,
+                grants.copies,
+                grants.refused
+            );
+        }
     }
 }
 

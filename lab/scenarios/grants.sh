@@ -17,11 +17,31 @@ ask() {
 
 has_results() { (($(grep -ac '^paired: [a-z]* .*: \(PASS\|FAIL\)' "$(console granting)") >= $1)); }
 
-# settled NAME VALUE: a counter has got there; the driver domain publishes it when it is idle.
-settled() { [[ $(counter granting "$1") == "$2" ]]; }
+# settled NAME VALUE: a counter has got there; the driver domain publishes all of them when it is told to.
+settled() {
+    type_at granting-vd stats
+    [[ $(counter granting "$1") == "$2" ]]
+}
+
+# count_requests SLOT...: these disks have served what the last results say, besides what they had served before.
+count_requests() {
+    local slot
+    for slot; do
+        SERVED[slot]=$((SERVED[slot] + $(of "$slot" requests)))
+    done
+}
+
+# all_published SLOT...: what the driver domain has published is not older than the last request of these disks.
+all_published() {
+    local slot
+    for slot; do
+        wait_for 10 "requests of slot $slot" settled "device-$slot-requests" "${SERVED[slot]}"
+    done
+}
 
 # nothing_is_mapped: no page of the guest, neither granted nor otherwise.
 nothing_is_mapped() {
+    type_at granting-vd stats
     [[ $(counter granting frames-mapped) == 0 ]] &&
         (($(counter granting grant-maps) > 0)) &&
         [[ $(counter granting grant-unmaps) == "$(counter granting grant-maps)" ]]
@@ -29,6 +49,9 @@ nothing_is_mapped() {
 
 # of SLOT KEY: a number of the last result of a slot.
 of() { grep -a "^paired: .* slot=$1 " "$(console granting)" | sed -n "s/.* $2=\([0-9]*\).*/\1/p" | tail -n 1; }
+
+# A serial number is asked for by each self-test.
+SERVED=([0]=1 [1]=1 [2]=1 [6]=1)
 
 step "a PVH guest that grants its memory"
 rm -f "$(console granting)" "$(console granting-vd)"
@@ -47,13 +70,18 @@ ask 4 selftest
 # then what is written for the guest, in one. And a ring of three areas is mapped, and unmapped.
 calls=$((3 + 100 * 4 + 100 * 3 + 3 + 1))
 wait_for 10 "hypercalls for grants" settled hypercall-20 $((4 * calls))
+count_requests 0 1 2 6
+all_published 0 1 2 6
 assert_eq "$(counter granting grant-maps) $(counter granting grant-unmaps)" "12 12" "pages of rings, mapped and unmapped"
 assert_eq "$(counter granting frames-mapped)" 0 "other pages"
 echo "$(counter granting hypercall-20) hypercalls, as they should be"
 
 step "each disk: all of it"
 ask 4 data
+count_requests 0 1 2 6
+all_published 0 1 2 6
 wait_for 10 "nothing is mapped when all disks are reset" nothing_is_mapped
+assert_eq "$(counter granting grant-maps)" 24 "pages of rings, mapped ever"
 for slot in 0 1 2 6; do
     assert_eq "$(counter granting "device-$slot-faults")" 0 "faults of slot $slot"
 done
@@ -64,8 +92,12 @@ no_warnings
 
 step "what was not granted, and what was granted for reading"
 ask 1 'hostile 1'
-ask 1 'selftest 0'
+SERVED[0]=$((SERVED[0] + $(of 1 requests)))
 ask 1 'selftest 1'
+ask 1 'selftest 0'
+count_requests 0
+SERVED[0]=$((SERVED[0] + 1))
+all_published 0
 wait_for 10 "nothing is mapped after that" nothing_is_mapped
 (($(counter granting grant-refused) > 0)) || fail "no grant was refused"
 assert_eq "$(counter granting device-0-faults)" 0 "faults of the other disk"
@@ -80,5 +112,9 @@ xl destroy granting
 wait_for_end 20 granting-vd
 wait_for 5 "no zombie" no_zombie
 grep -a 'stay' "$(console granting-vd)" && fail "pages stay mapped"
+# The same number of both, and those of the last ring are among them.
+wait_for 5 "the driver domain's last words" console_says granting-vd 'grants: .* refused'
+assert_eq "$(sed -n 's/.*grants: \([0-9]*\) pages mapped, \([0-9]*\) unmapped.*/\1 \2/p' "$(console granting-vd)")" \
+    "$((before + 3)) $((before + 3))" "pages of rings, mapped and unmapped in the end"
 expect_ok vdom destroy granting
 assert_clean

@@ -10,8 +10,10 @@ use crate::fault::FaultKind;
 use crate::mem::GuestMemory;
 use crate::queue::{Head, Queue};
 
-/// A request costs one, and one more for every so many bytes that it may move, as a power of two.
+/// A request costs one, one more for every so many bytes that it may move, as a power of two,
 const BYTES_SHIFT: u32 = 16;
+/// and one more for every so many segments, each of which may be a copy of its own.
+const SEGMENTS_SHIFT: u32 = 4;
 
 /// A pass over a queue.
 pub struct Pass<'a, M: ?Sized> {
@@ -64,8 +66,10 @@ impl<'a, M: GuestMemory + ?Sized> Pass<'a, M> {
         let head = self.queue.pop(self.mem, self.heads, chain)?;
         if head.is_some() {
             bump(&mut self.counters.requests);
-            let cost = u32::try_from(chain.bytes() >> BYTES_SHIFT).unwrap_or(u32::MAX);
-            *self.budget = self.budget.saturating_sub(cost.saturating_add(1));
+            let bytes = u32::try_from(chain.bytes() >> BYTES_SHIFT).unwrap_or(u32::MAX);
+            let segments = u32::try_from(chain.len() >> SEGMENTS_SHIFT).unwrap_or(u32::MAX);
+            let cost = bytes.saturating_add(segments).saturating_add(1);
+            *self.budget = self.budget.saturating_sub(cost);
         }
         Ok(head)
     }

@@ -5,7 +5,7 @@ use vd_virtio::features::Refusal;
 use vd_virtio::mmio::{
     INTERRUPT_CONFIG, INTERRUPT_VRING, MAGIC, Placeholder, Status, VENDOR, VERSION,
 };
-use vd_virtio::test_util::{DriverRing, FakeMemory, NEXT, WRITE};
+use vd_virtio::test_util::{DriverRing, FakeMemory, INDIRECT, NEXT, WRITE, descriptor};
 use vd_virtio::{Chain, Device, DeviceId, Features, GuestMemory, MmioTransport, Pass, Progress};
 
 const FEATURE: u64 = 1 << 5;
@@ -576,6 +576,43 @@ fn row26_budget_and_turns() {
             .all(|pair| pair[0] != pair[1])
     );
     assert_eq!(rig.transport.counters().kicks, 2, "the rest needs no kick");
+}
+
+/// Requests of many tiny segments cost more than one: each segment can be a copy of its own.
+#[test]
+fn row26_segments_have_their_price() {
+    const TABLE: u64 = 0x4000;
+    let mut rig = rig();
+    for (segments, budget, served) in [
+        (15, 2, 2),
+        (16, 2, 1),
+        (16, 3, 2),
+        (64, 5, 1),
+        (64, 6, 2),
+        (1024, 64, 1),
+    ] {
+        rig.mem.put(0x1000, &[0; 0x1000]);
+        rig.negotiate(GOOD | 1 << 28);
+        rig.queue(0);
+        rig.write(0x70, 15);
+        for n in 0..segments {
+            let flags = if n + 1 < segments { NEXT } else { 0 };
+            let flags = if n == 0 { flags } else { flags | WRITE };
+            let at = TABLE + u64::from(n) * 16;
+            descriptor(&rig.mem, at, 0x3000, 1, flags, n + 1);
+        }
+        for head in 0..2 {
+            let ring = rig.rings[0];
+            ring.describe(&rig.mem, head, TABLE, u32::from(segments) * 16, INDIRECT, 0);
+            ring.offer(&rig.mem, head);
+        }
+        rig.write(0x50, 0);
+        rig.transport.run(&rig.mem, budget, &mut rig.chain);
+        assert!(rig.is_served(0, served), "{segments} segments, {budget}");
+        rig.run();
+        rig.run();
+        assert!(rig.is_served(0, 2), "the rest has its turn");
+    }
 }
 
 #[test]

@@ -298,7 +298,7 @@ impl Guest {
                 Unavailable::Foreign(Refusal::Xen(error)) => hint(error),
                 Unavailable::Foreign(Refusal::TooLarge) | Unavailable::Granted(_) => "",
             };
-            let text = format_args!("memory of the guest cannot be mapped: {why}{hint}");
+            let text = format_args!("memory of the guest: {why}{hint}");
             self.devices.warn(&text);
         }
         more

@@ -54,7 +54,7 @@ pub enum Unavailable {
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Foreign(refusal) => refusal.fmt(f),
+            Self::Foreign(refusal) => write!(f, "mapping it failed: {refusal}"),
             Self::Granted(trouble) => trouble.fmt(f),
         }
     }

@@ -48,28 +48,61 @@ pub(super) struct Fake {
     window: RefCell<Vec<Option<Mapped>>>,
     calls: RefCell<Vec<Call>>,
     fail_at: Cell<Option<(usize, Failure)>>,
-    lasting: &'static [u8],
+    lasting: RefCell<Lasting>,
     last_handle: Cell<u32>,
+}
+
+/// Where memory that stays is, and what is in it.
+#[derive(Default)]
+struct Lasting {
+    start: usize,
+    bytes: Vec<u8>,
+}
+
+/// Storage of a device's that stays. The hypervisor sees what was in it when the device touched it last: while a device
+/// has hold of it, nobody else can look.
+pub(super) struct Storage<'a> {
+    guest: &'a Fake,
+    bytes: Vec<u8>,
+}
+
+impl AsRef<[u8]> for Storage<'_> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl AsMut<[u8]> for Storage<'_> {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self.guest.keep(&self.bytes);
+        &mut self.bytes
+    }
 }
 
 impl Fake {
     pub(super) fn new(window: usize) -> Self {
-        Self::with_lasting(window, Vec::new())
-    }
-
-    pub(super) fn with_lasting(window: usize, lasting: Vec<u8>) -> Self {
         Self {
             granted: RefCell::default(),
             window: RefCell::new(vec![None; window]),
             calls: RefCell::default(),
             fail_at: Cell::default(),
-            lasting: lasting.leak(),
+            lasting: RefCell::default(),
             last_handle: Cell::new(100),
         }
     }
 
-    pub(super) fn lasting_bytes(&self) -> &'static [u8] {
-        self.lasting
+    /// These bytes stay where they are.
+    pub(super) fn keep(&self, bytes: &[u8]) {
+        *self.lasting.borrow_mut() = Lasting {
+            start: bytes.as_ptr().addr(),
+            bytes: bytes.into(),
+        };
+    }
+
+    /// A device keeps these bytes.
+    pub(super) fn storage(&self, bytes: Vec<u8>) -> Storage<'_> {
+        self.keep(&bytes);
+        Storage { guest: self, bytes }
     }
 
     /// The guest grants `count` pages from reference `first` on; returns their address.
@@ -171,6 +204,11 @@ impl Fake {
     }
 }
 
+/// Bytes, and their address.
+fn located(bytes: &[u8]) -> (usize, &[u8]) {
+    (bytes.as_ptr().addr(), bytes)
+}
+
 impl Platform for &Fake {
     fn map(&self, mappings: &mut [Mapping]) -> Result<(), Errno> {
         let call = Call::Map(mappings.len());
@@ -239,27 +277,28 @@ impl Platform for &Fake {
                     return GrantStatus::BAD_GNTREF;
                 };
                 let theirs = &mut page.bytes[offset..offset + len];
-                let in_a_page = |ours: &[u8]| {
-                    let at = ours.as_ptr().addr() % PAGE as usize;
+                let in_a_page = |ours: usize| {
+                    let at = ours % PAGE as usize;
                     assert!(at + len <= PAGE as usize, "over the end of an own page");
                 };
                 let buffer = &mut *buffer.borrow_mut();
-                let ours = match (copy.own, &mut **buffer) {
+                let lasting = self.lasting.borrow();
+                let (from, ours) = match (copy.own, &mut **buffer) {
                     (Own::Into(at), Buffer::Into(bytes)) => {
                         let ours = &mut bytes[at..at + len];
-                        in_a_page(ours);
+                        in_a_page(ours.as_ptr().addr());
                         ours.copy_from_slice(theirs);
                         return GrantStatus::OKAY;
                     }
-                    (Own::From(at), Buffer::From(bytes)) => &bytes[at..at + len],
-                    (Own::Staged(at), _) => &staged[at..at + len],
+                    (Own::From(at), Buffer::From(bytes)) => located(&bytes[at..at + len]),
+                    (Own::Staged(at), _) => located(&staged[at..at + len]),
                     (Own::Lasting(address), _) => {
-                        let at = address as usize - self.lasting.as_ptr().addr();
-                        &self.lasting[at..at + len]
+                        let at = address as usize - lasting.start;
+                        (address as usize, &lasting.bytes[at..at + len])
                     }
                     (own, buffer) => std::panic!("{own:?} {buffer:?}"),
                 };
-                in_a_page(ours);
+                in_a_page(from);
                 if page.readonly {
                     return GrantStatus::GENERAL_ERROR;
                 }
@@ -270,10 +309,10 @@ impl Platform for &Fake {
     }
 
     fn lasting(&self, bytes: &[u8]) -> Option<u64> {
-        let all = self.lasting.as_ptr_range();
-        let these = bytes.as_ptr_range();
-        let inside = all.start <= these.start && these.end <= all.end && !self.lasting.is_empty();
-        inside.then(|| these.start.addr() as u64)
+        let lasting = self.lasting.borrow();
+        let at = bytes.as_ptr().addr().checked_sub(lasting.start)?;
+        let inside = at + bytes.len() <= lasting.bytes.len() && !lasting.bytes.is_empty();
+        inside.then(|| bytes.as_ptr().addr() as u64)
     }
 
     fn read(&self, place: u64, into: &mut [u8]) {

@@ -203,8 +203,10 @@ pub enum Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Call(error) => error.fmt(f),
-            Self::Status(status) => status.fmt(f),
+            Self::Call(error) => write!(f, "a hypercall for grants failed: {error}"),
+            Self::Status(status) => {
+                write!(f, "mapping, unmapping or copying a grant failed: {status}")
+            }
             Self::Stuck => f.write_str("a page of a former ring could not be unmapped"),
         }
     }

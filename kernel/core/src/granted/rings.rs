@@ -1,7 +1,8 @@
 //! The rings of one device, mapped while their queues are in use.
 //!
 //! Each queue has a part of the window for itself, large enough for the largest ring that it may have, so that mapping
-//! one takes no search and no memory. What cannot be unmapped stays on record, and in the way, and is tried again.
+//! one takes no search and no memory. What cannot be unmapped stays on record, takes up its part, and is tried again whenever
+//! a ring is opened.
 //!
 //! Invariant: a page of the window is on record exactly while something is mapped there; a place is given out only while
 //! its ring is open, and for writing only if its area is mapped for that.
@@ -146,12 +147,12 @@ impl Rings {
             grants.trouble.set(Some(Trouble::Stuck));
             MemError::because(Cause::Platform, first.at, first.len)
         };
-        let free = parts.iter_mut().find(|part| part.id.is_none());
-        let part = free.ok_or_else(stuck)?;
-        part.unmap(grants);
-        if part.handles.iter().any(Option::is_some) {
-            return Err(stuck());
+        for part in parts.iter_mut().filter(|part| part.id.is_none()) {
+            part.unmap(grants);
         }
+        // One that has a page left over from a former ring is in nobody's way as long as another is free.
+        let free = parts.iter_mut().find(|part| part.is_free());
+        let part = free.ok_or_else(stuck)?;
         match part.map(grants, areas) {
             Ok(()) => {
                 part.id = Some(id);
@@ -170,7 +171,10 @@ impl Rings {
             part.id = None;
             part.unmap(grants);
         }
-        self.poison.set(None);
+        // As long as a ring is open a request could be shown in it.
+        if parts.iter().all(|part| part.id.is_none()) {
+            self.poison.set(None);
+        }
     }
 
     pub(super) fn close_all<P: Platform>(&self, grants: &Grants<P>) {
@@ -256,6 +260,11 @@ impl Part {
             }
         }
         result
+    }
+
+    /// Whether no ring is open here, and nothing is mapped.
+    fn is_free(&self) -> bool {
+        self.id.is_none() && self.handles.iter().all(Option::is_none)
     }
 
     fn pages(&self) -> u32 {

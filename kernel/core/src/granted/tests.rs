@@ -41,10 +41,7 @@ fn window() -> usize {
 
 /// A guest with a ring and some pages of data from reference 40 on.
 fn guest() -> Fake {
-    prepare(Fake::new(window()))
-}
-
-fn prepare(guest: Fake) -> Fake {
+    let guest = Fake::new(window());
     guest.grant(20, 6, false);
     guest.grant(40, 100, false);
     guest
@@ -299,13 +296,11 @@ fn any_number_of_small_writes_arrives() {
 
 #[test]
 fn storage_waits_without_a_copy() {
-    let guest = prepare(Fake::with_lasting(
-        window(),
-        (0..20_000_u32).map(|n| n as u8).collect(),
-    ));
+    let guest = guest();
+    let storage: Vec<u8> = (0..20_000_u32).map(|n| n as u8).collect();
+    guest.keep(&storage);
     let (grants, rings) = (Grants::new(&guest), rings());
     let memory = grants.view(&rings);
-    let storage = guest.lasting_bytes();
     memory.write(at(40, 10), &storage[500..9000]).unwrap();
     memory.write(at(60, 0), &[0]).unwrap();
     assert_eq!(guest.take_calls(), []);
@@ -517,6 +512,51 @@ fn row34_what_cannot_be_unmapped_is_tried_again() {
     }
 }
 
+/// A page that stays mapped takes up its queue's part of the window, not another's that is free.
+#[test]
+fn row34_a_stuck_page_is_in_nobodys_way_while_there_is_room() {
+    let guest = guest();
+    let (grants, rings) = (Grants::new(&guest), rings());
+    let memory = grants.view(&rings);
+    let refused = Failure::Last(GrantStatus::BAD_HANDLE);
+    memory.open_ring(ID, &areas()).unwrap();
+    guest.take_calls();
+    guest.fail_at(0, refused);
+    memory.close_ring(ID);
+    assert_eq!(rings.mapped(), 1);
+    guest.take_calls();
+    guest.fail_at(0, refused);
+    memory.open_ring(ID, &areas()).unwrap();
+    // The page is tried once more; then the ring is mapped elsewhere.
+    let calls = [Call::Unmap(1), Call::Map(2), Call::Map(1), Call::Map(2)];
+    assert_eq!(guest.take_calls(), calls);
+    assert_eq!((guest.mapped(), rings.mapped()), (6, 6));
+    guest.fail_at(usize::MAX / 2, refused);
+    // The next one needs the part, and gets it when the page can be unmapped.
+    memory.open_ring(ID + 1, &areas()).unwrap();
+    assert_eq!(guest.mapped(), 10);
+    assert_eq!((grants.close_all(&rings), guest.mapped()), (0, 0));
+}
+
+/// While a ring is open, no end of another makes up for what was refused.
+#[test]
+fn row4_a_late_refusal_is_forgotten_with_the_last_ring() {
+    let guest = guest();
+    guest.grant(30, 1, true);
+    let (grants, rings) = (Grants::new(&guest), rings());
+    let memory = grants.view(&rings);
+    memory.open_ring(ID, &areas()).unwrap();
+    memory.open_ring(ID + 1, &areas()).unwrap();
+    memory.write(at(30, 0), &[0]).unwrap();
+    assert!(memory.flush().is_err());
+    for id in [ID + 2, ID] {
+        memory.close_ring(id);
+        assert_eq!(memory.flush().unwrap_err().gpa, at(30, 0), "{id}");
+    }
+    memory.close_ring(ID + 1);
+    memory.flush().unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 256 }))]
 
@@ -525,7 +565,9 @@ proptest! {
     fn row4_any_accesses_do_what_they_should(
         list in proptest::collection::vec((0_u32..8, 0_u64..4096, 0_usize..9000, 0_u8..4, any::<u8>()), 1..60)
     ) {
-        let guest = Fake::with_lasting(window(), (0..9000_u32).map(|n| (n * 7) as u8).collect());
+        let guest = Fake::new(window());
+        let storage: Vec<u8> = (0..9000_u32).map(|n| (n * 7) as u8).collect();
+        guest.keep(&storage);
         // References 2, 3 and 4; then 6, for reading only.
         guest.grant(2, 3, false);
         guest.grant(6, 1, true);
@@ -539,7 +581,7 @@ proptest! {
             let writable = pages.clone().all(|page| [2, 3, 4].contains(&page)) || len == 0;
             let place = at(reference, offset);
             let from = vec![byte; len];
-            let from = if kind == 2 { &guest.lasting_bytes()[..len] } else { &from };
+            let from = if kind == 2 { &storage[..len] } else { &from };
             match kind {
                 0 => {
                     // What waits goes first, so that this sees it.
