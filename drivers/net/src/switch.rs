@@ -8,7 +8,7 @@
 //! *Waiting.* A frame for which a receiver has too few buffers waits in its sender's; no frame overtakes it on its way to
 //! the same queue. When too many wait, or when one has waited for a second, it is dropped for that receiver.
 //!
-//! Invariant: a [`Ticket`] in a receive queue names a parked frame whose `pending` has that port's bit, and the other
+//! Invariant: a `Ticket` in a receive queue names a parked frame whose `pending` has that port's bit, and the other
 //! way round.
 
 use alloc::boxed::Box;
