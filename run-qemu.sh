@@ -16,7 +16,9 @@ Usage: ./run-qemu.sh [OPTION]...
 Boots Xen in QEMU (no KVM needed), starts a guest whose disk a driver domain serves, and tests it.
 Without options it runs the scenario main-job; the exit status is 0 only if everything passed.
 
-  --scenario NAME   run this scenario; can be given several times; "all" means all of them
+  --scenario NAME   run this scenario; can be given several times; "all" means all of them, "first" and "second"
+                    the two halves that ./test.sh runs side by side
+  --second          run beside another lab, for which there have to be two CPUs
   --list            list the scenarios
   --exec COMMANDS   run a shell script in dom0 and exit with its status
   --shell           a shell in dom0, on this terminal
@@ -48,6 +50,13 @@ scenarios() {
     done
 }
 
+# half NAME: which half of the scenarios this one is of: its file says "# half: second", or nothing.
+half() {
+    local own
+    own=$(sed -n 's/^# half: *\([a-z]*\).*/\1/p' "$VD_LAB/scenarios/$1.sh")
+    printf '%s\n' "${own:-first}"
+}
+
 parse() {
     while (($#)); do
         case $1 in
@@ -55,6 +64,7 @@ parse() {
             --list) scenarios && exit ;;
             --shell) MODE=shell ;;
             --build) MODE=build ;;
+            --second) BESIDE=-second ;;
             --refresh) REFRESH=1 ;;
             --verbose) VERBOSE=1 ;;
             --scenario | --exec | --timeout | --keep-log)
@@ -81,8 +91,15 @@ parse_value() {
 }
 
 add_scenario() {
+    local name
     if [[ $1 == all ]]; then
         mapfile -t SCENARIOS < <(scenarios)
+    elif [[ $1 == first || $1 == second ]]; then
+        for name in $(scenarios); do
+            if [[ $(half "$name") == "$1" ]]; then
+                SCENARIOS+=("$name")
+            fi
+        done
     elif [[ -e $VD_LAB/scenarios/$1.sh ]]; then
         SCENARIOS+=("$1")
     else
@@ -90,13 +107,15 @@ add_scenario() {
     fi
 }
 
-# Two labs at once would fight for the cache and starve each other of CPU time.
+# Two labs at once would fight for the cache and starve each other of CPU time: a second one is for who asks for it, and
+# waits for the first one to have built.
 take_lock() {
     mkdir -p "$VD_CACHE"
-    exec {lock}>"$VD_CACHE/lock"
-    flock --nonblock "$lock" || die "another lab is running (it holds $VD_CACHE/lock)"
+    exec {lock}>"$VD_CACHE/lock$BESIDE" {building}>"$VD_CACHE/building"
+    flock --nonblock "$lock" || die "another lab is running (it holds $VD_CACHE/lock$BESIDE)"
+    flock "$building"
     # What an interrupted build or run has left.
-    rm -rf "$VD_CACHE"/tmp.*
+    rm -rf "$VD_CACHE"/tmp"$BESIDE".*
     if ((REFRESH)); then
         rm -rf "$VD_CACHE"/packages-*
     fi
@@ -110,11 +129,12 @@ build() {
     need_dom0
     need_guest
     need_programs
+    flock --unlock "$building"
 }
 
 main() {
     # shellcheck disable=SC2034 # LIMIT, VERBOSE: for verdict.sh
-    MODE=scenario SCENARIOS=() COMMANDS='' LIMIT=600 KEEP_LOG='' REFRESH=0 VERBOSE=0
+    MODE=scenario SCENARIOS=() COMMANDS='' LIMIT=600 KEEP_LOG='' REFRESH=0 VERBOSE=0 BESIDE=''
     parse "$@"
     ((${#SCENARIOS[@]})) || SCENARIOS=(main-job)
     take_lock
@@ -122,7 +142,7 @@ main() {
     [[ $MODE != build ]] || exit 0
 
     local work
-    work=$(mktemp -d "$VD_CACHE/tmp.run.XXXXXX")
+    work=$(mktemp -d "$VD_CACHE/tmp$BESIDE.run.XXXXXX")
     case $MODE in
         exec) printf '%s\n' "$COMMANDS" >"$work/request" ;;
         *) printf '%s\n' "${SCENARIOS[@]}" >"$work/request" ;;
@@ -130,7 +150,7 @@ main() {
     dom0_initrd "$work" >"$work/dom0.img"
     : >"$work/results"
     run "$work"
-    [[ -z $KEEP_LOG ]] || cp "$VD_CACHE/last.log" "$KEEP_LOG"
+    [[ -z $KEEP_LOG ]] || cp "$VD_CACHE/last$BESIDE.log" "$KEEP_LOG"
     verdict "$work/results"
 }
 

@@ -5,9 +5,9 @@
 readonly QEMU_STOPPED=3
 readonly TIMED_OUT=124
 
-# run WORK: boots the machine and sets QEMU_STATUS. The log goes to last.log of the cache.
+# run WORK: boots the machine and sets QEMU_STATUS. The log goes to the cache.
 run() {
-    local work=$1 log=$VD_CACHE/last.log
+    local work=$1 log=$VD_CACHE/last$BESIDE.log
     QEMU_STATUS=0
     say "booting"
     if [[ $MODE == shell ]]; then
@@ -31,8 +31,8 @@ readable() {
 # The end of the log, with Xen's messages: what a crash leaves.
 show_end() {
     if ((!VERBOSE)); then
-        echo "The last lines of $VD_CACHE/last.log:"
-        tail -n 25 "$VD_CACHE/last.log"
+        echo "The last lines of $VD_CACHE/last$BESIDE.log:"
+        tail -n 25 "$VD_CACHE/last$BESIDE.log"
     fi
 }
 
@@ -83,7 +83,7 @@ judge_scenarios() {
         return 1
     fi
     ((failed == 0)) || {
-        echo "The whole log, with Xen's messages: $VD_CACHE/last.log"
+        echo "The whole log, with Xen's messages: $VD_CACHE/last$BESIDE.log"
         return 1
     }
 }

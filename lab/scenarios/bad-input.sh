@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Mistakes of the operator: each gets a message that says what to do and a status that is not 0, and leaves nothing.
 # timeout: 170
+# half: second
 
 truncate -s 16M /root/disk.img
 

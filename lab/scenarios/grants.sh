@@ -2,6 +2,7 @@
 # Memory by grant: a paired guest lends its rings and buffers page by page. Its disks work, the driver domain maps nothing
 # but rings, and keeps no page when a disk has been reset or the guest has gone; what was not granted breaks one disk.
 # timeout: 120
+# half: second
 
 # ask COUNT COMMAND: types a command at the guest's console and waits for that many results, none of which is a failure.
 ask() {

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # The toolstack's own commands on both domains: xl list, xl console, xl shutdown; a second disk that is read-only; random numbers.
 # timeout: 120
+# half: second
 
 step "a guest with two disks and an entropy device"
 start_guest two idle 'vdom_devices = [ "type=blk,backend=module,serial=FIRST", "slot=7,type=blk,backend=ram:4M,serial=SECOND,readonly=1,block-size=4096,packed=0,queue-size=1024", "type=rng,backend=cpu,rate=16K" ]'

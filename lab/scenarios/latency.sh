@@ -3,6 +3,7 @@
 # the paired guest: cycles, exits to the driver domain, and hypercalls on both sides. Prints the table of
 # docs/performance.md. Counts are checked, times are not.
 # timeout: 240
+# half: second
 
 REQUESTS=100
 declare -A SERVED=()

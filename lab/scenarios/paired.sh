@@ -2,6 +2,7 @@
 # The paired guest: a PVH guest with a device for every doorbell and every interrupt that such a guest can have. It
 # tests each, alone and all at once; a storm, writes that are no doorbell, and a hostile driver harm nothing.
 # timeout: 300
+# half: second
 
 # ask COUNT COMMAND: types a command at the guest's console and waits for that many results, none of which is a failure.
 ask() {
