@@ -145,14 +145,22 @@ impl Disk {
     /// # Errors
     /// The device's, or that there is no interrupt.
     pub fn complete_after_interrupt(&mut self, before: u64) -> Result<Done, String> {
+        self.wait_for_interrupt(before)?;
+        let token = self.driver.peek_used();
+        self.take(token)
+    }
+
+    /// Waits until an interrupt beyond `before` has come.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn wait_for_interrupt(&mut self, before: u64) -> Result<(), String> {
         let slot = self.slot;
         let waited = self.waiter.until(|| interrupts::count(slot) != before);
         waited.map_err(|_| match self.driver.peek_used() {
             Some(_) => String::from("an answer without an interrupt"),
             None => String::from("no interrupt, and no answer"),
-        })?;
-        let token = self.driver.peek_used();
-        self.take(token)
+        })
     }
 
     fn take(&mut self, token: Option<u16>) -> Result<Done, String> {

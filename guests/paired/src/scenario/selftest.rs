@@ -16,7 +16,10 @@ use crate::{grants, interrupts, ring};
 pub fn run(device: &Connected, plan: &Plan) -> Verdict {
     let slot = device.device.slot;
     let mut disk = Disk::open(device)?;
+    let before = interrupts::count(slot);
     let serial = disk.serial()?;
+    // The answer may be seen before the interrupt that tells of it.
+    disk.wait_for_interrupt(before)?;
     let (interrupts, kicks) = (interrupts::count(slot), ring::kicks(slot));
     let mut random = Random::new(u64::from(slot.get()) + 1);
     for number in 0..plan.requests {
