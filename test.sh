@@ -70,7 +70,7 @@ host_tests() {
 # two; what runs beside it has low priority, because scenarios have limits of time.
 start_scenarios() {
     set -m
-    ./run-qemu.sh --scenario first --timeout 1800 >"$LAB_LOG" 2>&1 &
+    ./run-qemu.sh --scenario first --timeout 3000 >"$LAB_LOG" 2>&1 &
     LAB=$!
     set +m
 }
@@ -79,7 +79,7 @@ start_scenarios() {
 end_scenarios() {
     local all passed
     all=$(./run-qemu.sh --list | wc -l)
-    ./run-qemu.sh --second --scenario second --timeout 1800 2>&1 | tee "$LOG"
+    ./run-qemu.sh --second --scenario second --timeout 3000 2>&1 | tee "$LOG"
     tail -n +1 --follow --pid="$LAB" "$LAB_LOG"
     LAB=''
     passed=$(cat "$LOG" "$LAB_LOG" | grep -cE '^ *[0-9.]+  PASS ')

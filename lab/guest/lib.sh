@@ -18,14 +18,14 @@ load_drivers() {
     esac
 }
 
-# wait_for_disk: until the disk is there, at most 20 s.
+# wait_for_disk: until the disk is there, at most a minute.
 wait_for_disk() {
     load_drivers || return
     tries=0
     until [ -b "/dev/$DISK" ]; do
         tries=$((tries + 1))
-        if [ $tries -gt 200 ]; then
-            echo "no /dev/$DISK after 20 s"
+        if [ $tries -gt 600 ]; then
+            echo "no /dev/$DISK after a minute"
             return 1
         fi
         sleep 0.1
