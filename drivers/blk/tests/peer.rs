@@ -1,7 +1,7 @@
 //! An independent driver, the crate `virtio-drivers`, on the disk: from the first register to the last byte.
 
 use vd_blk::{BlockDevice, Geometry, RamDisk};
-use vd_peer::{Registers, TestHal, noise};
+use vd_peer::{Registers, Requests, TestHal};
 use virtio_drivers::Error;
 use virtio_drivers::device::blk::VirtIOBlk;
 
@@ -46,25 +46,13 @@ fn a_read_only_disk_refuses_writes_and_goes_on() {
 #[test]
 fn random_reads_and_writes() {
     let mut driver = driver(false);
-    let mut model = vec![0u8; SECTORS * 512];
-    let mut numbers = noise(0x5eed);
-    for n in 0..70_000u64 {
-        let mut next = |below: usize| (numbers.next().unwrap() % below as u64) as usize;
-        let count = 1 + next(if n % 64 == 0 { 32 } else { 2 });
-        let sector = next(SECTORS - count);
-        let range = sector * 512..(sector + count) * 512;
-        if next(2) == 0 {
-            let fill = next(256) as u8;
-            let data: Vec<u8> = (0..count * 512)
-                .map(|at| (at as u8).wrapping_add(fill))
-                .collect();
-            driver.write_blocks(sector, &data).unwrap();
-            model[range].copy_from_slice(&data);
-        } else {
-            let mut data = vec![0xee; count * 512];
-            driver.read_blocks(sector, &mut data).unwrap();
-            assert_eq!(data, model[range], "request {n}, sector {sector}");
-        }
-    }
+    let requests = Requests {
+        number: 70_000,
+        sectors: SECTORS,
+        seed: 0x5eed,
+        large: 32,
+        large_every: 64,
+    };
+    requests.run(&mut driver);
     assert!(!driver.ack_interrupt().is_empty());
 }

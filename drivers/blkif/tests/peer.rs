@@ -8,7 +8,7 @@ use vd_blk::{AsyncBlockDevice, Room};
 use vd_blkif::nodes::{Offer, Properties};
 use vd_blkif::test_util::{Cut, FakeBackend, FakePlatform};
 use vd_blkif::{Config, Disk};
-use vd_peer::{Registers, TestHal, noise};
+use vd_peer::{Registers, Requests, TestHal};
 use virtio_drivers::Error;
 use virtio_drivers::device::blk::VirtIOBlk;
 
@@ -99,26 +99,14 @@ fn what_the_driver_sees() {
 fn row39_random_reads_and_writes_while_the_back_end_comes_and_goes() {
     for every in [None, Some(1), Some(7)] {
         let (mut driver, backend) = driver(false, every);
-        let mut model = vec![0u8; SECTORS * 512];
-        let mut numbers = noise(0xb1c1f);
-        for n in 0..3000u64 {
-            let mut next = |below: usize| (numbers.next().unwrap() % below as u64) as usize;
-            let count = 1 + next(if n % 16 == 0 { 100 } else { 2 });
-            let sector = next(SECTORS - count);
-            let range = sector * 512..(sector + count) * 512;
-            if next(2) == 0 {
-                let fill = next(256) as u8;
-                let data: Vec<u8> = (0..count * 512)
-                    .map(|at| (at as u8).wrapping_add(fill))
-                    .collect();
-                driver.write_blocks(sector, &data).unwrap();
-                model[range].copy_from_slice(&data);
-            } else {
-                let mut data = vec![0xee; count * 512];
-                driver.read_blocks(sector, &mut data).unwrap();
-                assert!(data == model[range], "request {n}, sector {sector}");
-            }
-        }
+        let requests = Requests {
+            number: 3000,
+            sectors: SECTORS,
+            seed: 0xb1c1f,
+            large: 100,
+            large_every: 16,
+        };
+        let model = requests.run(&mut driver);
         assert!(backend.borrow().disk == model);
     }
 }

@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use vd_virtio::{Chain, Device, Gpa, GuestMemory, MemError, MmioTransport};
+use virtio_drivers::device::blk::VirtIOBlk;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
 use virtio_drivers::{BufferDirection, Error, Hal, PAGE_SIZE, PhysAddr};
 
@@ -309,4 +310,46 @@ pub fn noise(seed: u64) -> impl Iterator<Item = u64> {
         x ^= x << 17;
         x
     })
+}
+
+/// Reads and writes at random places of a disk that is all zeroes, one at a time.
+pub struct Requests {
+    /// How many.
+    pub number: u64,
+    /// The size of the disk.
+    pub sectors: usize,
+    /// Where the numbers come from that decide.
+    pub seed: u64,
+    /// Most sectors of a large request; others have one or two.
+    pub large: usize,
+    /// Every so many of them is a large one.
+    pub large_every: u64,
+}
+
+impl Requests {
+    /// Makes them, and compares each read with a copy of the disk, which it returns.
+    pub fn run<D: Device>(&self, driver: &mut VirtIOBlk<TestHal, Registers<D>>) -> Vec<u8> {
+        let mut model = vec![0; self.sectors * 512];
+        let mut numbers = noise(self.seed);
+        for n in 0..self.number {
+            let mut next = |below: usize| (numbers.next().unwrap() % below as u64) as usize;
+            let is_large = n % self.large_every == 0;
+            let count = 1 + next(if is_large { self.large } else { 2 });
+            let sector = next(self.sectors - count);
+            let range = sector * 512..(sector + count) * 512;
+            if next(2) == 0 {
+                let fill = next(256) as u8;
+                let data: Vec<u8> = (0..count * 512)
+                    .map(|at| (at as u8).wrapping_add(fill))
+                    .collect();
+                driver.write_blocks(sector, &data).unwrap();
+                model[range].copy_from_slice(&data);
+            } else {
+                let mut data = vec![0xee; count * 512];
+                driver.read_blocks(sector, &mut data).unwrap();
+                assert!(data == model[range], "request {n}, sector {sector}");
+            }
+        }
+        model
+    }
 }
