@@ -240,23 +240,9 @@ pub fn grant_window(frames: u64) -> Result<u64, SpaceError> {
     }
     // In large pages, which cost no page table.
     let end = start + (frames * FRAME).next_multiple_of(2 << 20);
-    // A window that was made for an attempt that failed is used again.
-    let mapped = GRANTS_MAPPED.load(Ordering::Relaxed).max(start);
-    if end <= mapped {
-        return Ok(start);
-    }
-    let region = Region {
-        range: mapped..end,
-        access: Access::ReadWrite,
-    };
-    SPACE.with(|space| {
-        let space = space.as_mut().ok_or(SpaceError::OutOfMemory)?;
-        // SAFETY: nothing is there until grants are mapped at our request, and those are only touched by the mapper's
-        // own accessors.
-        unsafe { space.map(&region, &mut TableFrames) }.map_err(SpaceError::from)
-    })?;
-    GRANTS_MAPPED.store(end, Ordering::Relaxed);
-    Ok(start)
+    // SAFETY: nothing is there until grants are mapped at our request, and those are only touched by the mapper's own
+    // accessors.
+    unsafe { extend_window(start, end, &GRANTS_MAPPED) }
 }
 
 /// Makes addresses for a guest of `bytes` bytes of guest-physical address space and
@@ -271,21 +257,29 @@ pub fn guest_window(bytes: u64) -> Result<u64, SpaceError> {
     if bytes > there {
         return Err(SpaceError::TooLarge(bytes, there));
     }
-    // A window that was made for an attempt that failed is used again.
-    let mapped = WINDOW_MAPPED.load(Ordering::Relaxed).max(window.start);
-    if end <= mapped {
-        return Ok(window.start);
+    // SAFETY: nothing is there until guest frames are mapped at our request, and those are only touched by the mapper's
+    // own accessors.
+    unsafe { extend_window(window.start, end, &WINDOW_MAPPED) }
+}
+
+/// Makes addresses from `start` to `end`, as far as there are none yet, and returns the first. `mapped` is where those
+/// end that there are: a window that was made for an attempt that failed is used again.
+///
+/// # Safety
+/// Nothing else may be at these addresses, and nothing may use them but who knows what is there.
+unsafe fn extend_window(start: u64, end: u64, mapped: &AtomicU64) -> Result<u64, SpaceError> {
+    let first = mapped.load(Ordering::Relaxed).max(start);
+    if end > first {
+        let region = Region {
+            range: first..end,
+            access: Access::ReadWrite,
+        };
+        SPACE.with(|space| {
+            let space = space.as_mut().ok_or(SpaceError::OutOfMemory)?;
+            // SAFETY: the caller's promise.
+            unsafe { space.map(&region, &mut TableFrames) }.map_err(SpaceError::from)
+        })?;
+        mapped.store(end, Ordering::Relaxed);
     }
-    let region = Region {
-        range: mapped..end,
-        access: Access::ReadWrite,
-    };
-    SPACE.with(|space| {
-        let space = space.as_mut().ok_or(SpaceError::OutOfMemory)?;
-        // SAFETY: nothing is there until guest frames are mapped at our request, and
-        // those are only touched by the mapper's own accessors.
-        unsafe { space.map(&region, &mut TableFrames) }.map_err(SpaceError::from)
-    })?;
-    WINDOW_MAPPED.store(end, Ordering::Relaxed);
-    Ok(window.start)
+    Ok(start)
 }
