@@ -19,7 +19,7 @@ case ${1-} in
     *) usage >&2 && exit 2 ;;
 esac
 
-PASSED=0 FAILED=0
+PASSED=0 FAILED=0 FAILURES=()
 LOG=$(mktemp) LAB_LOG=$(mktemp) LAB=''
 trap 'clean_up' EXIT
 
@@ -39,6 +39,7 @@ run() {
     else
         printf 'FAILED  %3d s  %s\n' $((SECONDS - began)) "$name"
         tail -n 100 "$LOG"
+        FAILURES+=("$name")
     fi
     return "$status"
 }
@@ -58,6 +59,7 @@ host_tests() {
     local passed failed
     if ! run "host tests" cargo test --workspace --locked --no-fail-fast; then
         failed=$(count '^test result: .* ([0-9]+) failed;.*')
+        mapfile -t -O "${#FAILURES[@]}" FAILURES < <(sed -nE 's/^test (.*) \.\.\. FAILED$/\1/p' "$LOG")
         # What does not compile has no results.
         FAILED=$((FAILED + (failed ? failed : 1)))
     fi
@@ -77,13 +79,37 @@ start_scenarios() {
 
 # end_scenarios: the second half on the other CPU, then the first to its end. Each counts; one without a result has failed.
 end_scenarios() {
-    local all passed
-    all=$(./run-qemu.sh --list | wc -l)
-    ./run-qemu.sh --second --scenario second --timeout 3000 2>&1 | tee "$LOG"
-    tail -n +1 --follow --pid="$LAB" "$LAB_LOG"
+    local all passed scenario
+    mapfile -t all < <(./run-qemu.sh --list | awk '{ print $1 }')
+    ./run-qemu.sh --second --scenario second --timeout 3000 2>&1 | tee "$LOG" | show_scenarios
+    tail -n +1 --follow --pid="$LAB" "$LAB_LOG" | show_scenarios
     LAB=''
-    passed=$(cat "$LOG" "$LAB_LOG" | grep -cE '^ *[0-9.]+  PASS ')
-    PASSED=$((PASSED + passed)) FAILED=$((FAILED + all - passed))
+    passed=$(cat "$LOG" "$LAB_LOG" | sed -nE 's/^ *[0-9.]+  PASS ([^ ]+) .*/\1/p')
+    for scenario in "${all[@]}"; do
+        if grep -qx "$scenario" <<<"$passed"; then
+            PASSED=$((PASSED + 1))
+        else
+            FAILED=$((FAILED + 1)) FAILURES+=("scenario $scenario")
+        fi
+    done
+}
+
+# show_scenarios: a line for each scenario of the log that comes in, and the end of what one that failed has printed. So
+# too the log's own end, if that is in the middle of a scenario or before the first.
+show_scenarios() {
+    awk '
+        function show(  line) {
+            for (line = (lines > 120 ? lines - 120 : 0); line < lines; line++) print kept[line]
+            lines = 0
+        }
+        { kept[lines++] = $0 }
+        $2 == "===" { inside = 1; lines = 1; kept[0] = $0 }
+        $2 == "PASS" { printf "ok      %5s  scenario %s\n", $4 ? substr($4, 2) + 0 " s" : "", $3; inside = 0; lines = 0 }
+        $2 == "FAIL" { show(); inside = 0; began = 1 }
+        $2 == "PASS" { began = 1 }
+        { fflush() }
+        END { if (inside || !began) show() }
+    '
 }
 
 shell_files() {
@@ -116,5 +142,6 @@ else
     # Not before: it uses the same cache.
     check "the image on bare QEMU" lab/boot-check.sh
 fi
+((FAILED == 0)) || printf 'failed: %s\n' "${FAILURES[@]}"
 echo "$PASSED passed, $FAILED failed"
 ((FAILED == 0))

@@ -41,10 +41,8 @@ assert_eq() {
     [[ $1 == "$2" ]] || fail "$3: $1 instead of $2"
 }
 
-# A machine that is busy with other things is slower than the scenarios' limits expect, by this factor at most.
-SLOWNESS=3
-
-# wait_for SECONDS DESCRIPTION COMMAND...: the command succeeds within that time. Its output is dropped.
+# wait_for SECONDS DESCRIPTION COMMAND...: the command succeeds within that time, or SLOWNESS times that. Its output is
+# dropped.
 wait_for() {
     local description=$2 end=$((${EPOCHREALTIME/./} + $1 * SLOWNESS * 1000000))
     shift 2
@@ -139,6 +137,38 @@ start_guest() {
 # type_at NAME TEXT: types a line at a domain's console.
 type_at() {
     printf '%s\n' "$2" >"$(xenstore-read "/local/domain/$(xl domid "$1")/console/tty")"
+}
+
+# each NUMBER: so many of a total for each of REQUESTS requests, with two digits.
+each() {
+    awk -v all="$1" -v requests="$REQUESTS" 'BEGIN { printf "%.2f", all / requests }'
+}
+
+# ask NAME COUNT COMMAND: types a command at the console of a paired guest and waits for that many results, none of which
+# is a failure. They may take ASK_SECONDS.
+ask() {
+    local name=$1 count=$2 command=$3 before
+    before=$(results "$name")
+    type_at "$name" "$command"
+    wait_for "$ASK_SECONDS" "results of $command" has_results "$name" $((before + count))
+    grep -a "^paired: ${command%% *} " "$(console "$name")" | tail -n "$count"
+    if console_says "$name" '^paired: .*FAIL'; then
+        fail "$(grep -am 1 '^paired: .*FAIL' "$(console "$name")")"
+    fi
+}
+
+# results NAME: how many a paired guest has printed.
+results() {
+    grep -ac '^paired: [a-z]* .*: \(PASS\|FAIL\)' "$(console "$1")" || true
+}
+
+has_results() {
+    (($(results "$1") >= $2))
+}
+
+# said_of NAME SLOT KEY: a number of a paired guest's last result of a slot.
+said_of() {
+    grep -a "^paired: .* slot=$2 " "$(console "$1")" | sed -n "s/.* $3=\([0-9]*\).*/\1/p" | tail -n 1
 }
 
 # no_warnings [REGEX]: Xen has not complained about any of our domains, and none of ours has complained, except in words

@@ -4,19 +4,8 @@
 # timeout: 120
 # half: second
 
-# ask COUNT COMMAND: types a command at the guest's console and waits for that many results, none of which is a failure.
-ask() {
-    local count=$1 command=$2 before
-    before=$(grep -ac '^paired: [a-z]* .*: \(PASS\|FAIL\)' "$(console granting)" || true)
-    type_at granting "$command"
-    wait_for 60 "results of $command" has_results $((before + count))
-    grep -a "^paired: ${command%% *} " "$(console granting)" | tail -n "$count"
-    if console_says granting '^paired: .*FAIL'; then
-        fail "$(grep -am 1 '^paired: .*FAIL' "$(console granting)")"
-    fi
-}
-
-has_results() { (($(grep -ac '^paired: [a-z]* .*: \(PASS\|FAIL\)' "$(console granting)") >= $1)); }
+# shellcheck disable=SC2034 # for lib.sh
+ASK_SECONDS=60
 
 # settled NAME VALUE: a counter has got there; the driver domain publishes all of them when it is told to.
 settled() {
@@ -28,7 +17,7 @@ settled() {
 count_requests() {
     local slot
     for slot; do
-        SERVED[slot]=$((SERVED[slot] + $(of "$slot" requests)))
+        SERVED[slot]=$((SERVED[slot] + $(said_of granting "$slot" requests)))
     done
 }
 
@@ -48,9 +37,6 @@ nothing_is_mapped() {
         [[ $(counter granting grant-unmaps) == "$(counter granting grant-maps)" ]]
 }
 
-# of SLOT KEY: a number of the last result of a slot.
-of() { grep -a "^paired: .* slot=$1 " "$(console granting)" | sed -n "s/.* $2=\([0-9]*\).*/\1/p" | tail -n 1; }
-
 # A serial number is asked for by each self-test.
 SERVED=([0]=1 [1]=1 [2]=1 [6]=1)
 
@@ -66,7 +52,7 @@ id=$(xl domid granting) driver=$(xl domid granting-vd)
 assert_eq "$(xenstore-read "/local/domain/$driver/backend/virtio/$id/0/memory")" grants "what the back end asks for"
 
 step "each disk: one request at a time"
-ask 4 selftest
+ask granting 4 selftest
 # A serial number, 100 writes, 100 reads; with indirect descriptors. Each: the table, the header, the data of a write;
 # then what is written for the guest, in one. And a ring of three areas is mapped, and unmapped.
 calls=$((3 + 100 * 4 + 100 * 3 + 3 + 1))
@@ -78,7 +64,7 @@ assert_eq "$(counter granting frames-mapped)" 0 "other pages"
 echo "$(counter granting hypercall-20) hypercalls, as they should be"
 
 step "each disk: all of it"
-ask 4 data
+ask granting 4 data
 count_requests 0 1 2 6
 all_published 0 1 2 6
 wait_for 10 "nothing is mapped when all disks are reset" nothing_is_mapped
@@ -92,10 +78,10 @@ echo "$(counter granting grant-maps) pages mapped and unmapped, $(counter granti
 no_warnings
 
 step "what was not granted, and what was granted for reading"
-ask 1 'hostile 1'
-SERVED[0]=$((SERVED[0] + $(of 1 requests)))
-ask 1 'selftest 1'
-ask 1 'selftest 0'
+ask granting 1 'hostile 1'
+SERVED[0]=$((SERVED[0] + $(said_of granting 1 requests)))
+ask granting 1 'selftest 1'
+ask granting 1 'selftest 0'
 count_requests 0
 SERVED[0]=$((SERVED[0] + 1))
 all_published 0

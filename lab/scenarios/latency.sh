@@ -46,9 +46,6 @@ counters() {
 # said KEY: a value of the last result.
 said() { sed -n "s|.* $1=\([a-z0-9/-]*\).*|\1|p" <<<"$RESULT"; }
 
-# each NUMBER: so many per request.
-each() { awk -v all="$1" -v requests="$REQUESTS" 'BEGIN { printf "%.2f", all / requests }'; }
-
 # row WAY BEFORE AFTER: cycles are the least, the median and the 95th percentile. An exit to the driver domain is a
 # request through its ioreq page, for which it sends one event when it is answered.
 row() {

@@ -4,25 +4,11 @@
 # timeout: 300
 # half: second
 
-# ask COUNT COMMAND: types a command at the guest's console and waits for that many results, none of which is a failure.
-ask() {
-    local count=$1 command=$2 before
-    before=$(grep -ac '^paired: [a-z]* .*: \(PASS\|FAIL\)' "$(console paired)" || true)
-    type_at paired "$command"
-    wait_for 120 "results of $command" has_results $((before + count))
-    grep -a "^paired: ${command%% *} " "$(console paired)" | tail -n "$count"
-    if console_says paired '^paired: .*FAIL'; then
-        fail "$(grep -am 1 '^paired: .*FAIL' "$(console paired)")"
-    fi
-}
-
-has_results() { (($(grep -ac '^paired: [a-z]* .*: \(PASS\|FAIL\)' "$(console paired)") >= $1)); }
+# shellcheck disable=SC2034 # for lib.sh
+ASK_SECONDS=120
 
 # settled NAME VALUE: a counter has got there; the driver domain publishes it when it is idle.
 settled() { [[ $(counter paired "$1") == "$2" ]]; }
-
-# of SLOT KEY: a number of the last result of a slot.
-of() { grep -a "^paired: .* slot=$1 " "$(console paired)" | sed -n "s/.* $2=\([0-9]*\).*/\1/p" | tail -n 1; }
 
 step "a PVH guest with eight devices"
 rm -f "$(console paired)" "$(console paired-vd)"
@@ -36,48 +22,48 @@ for slot in 0 7; do
 done
 
 step "each device: one request at a time, with one interrupt for each"
-ask 8 selftest
-wait_for 10 "the driver domain's counters" settled device-7-requests $(($(of 7 requests) + 1))
+ask paired 8 selftest
+wait_for 10 "the driver domain's counters" settled device-7-requests $(($(said_of paired 7 requests) + 1))
 for slot in 0 1 2 3 4 5 6 7; do
-    assert_eq "$(counter paired "device-$slot-interrupts")" $(($(of "$slot" interrupts) + 1)) "interrupts of slot $slot"
+    assert_eq "$(counter paired "device-$slot-interrupts")" $(($(said_of paired "$slot" interrupts) + 1)) "interrupts of slot $slot"
 done
 for slot in 2 3; do
-    assert_eq "$(counter paired "device-$slot-payload")" "$(of "$slot" payload)" "what the port of slot $slot was written"
+    assert_eq "$(counter paired "device-$slot-payload")" "$(said_of paired "$slot" payload)" "what the port of slot $slot was written"
 done
 assert_eq "$(counter paired lines-raised)" 0 "interrupt lines"
 # How many kicks polling saves is a matter of time; that a device looks again after what it has found is not.
 for slot in 6 7; do
     kicks=$(counter paired "device-$slot-kicks") passes=$(counter paired "device-$slot-passes")
-    echo "slot $slot, polled: $kicks kicks, $passes looks, $(of "$slot" requests) requests"
+    echo "slot $slot, polled: $kicks kicks, $passes looks, $(said_of paired "$slot" requests) requests"
     ((2 * passes > 3 * kicks)) || fail "slot $slot: polled, and only $passes looks for $kicks kicks"
 done
 
 step "each device: all of the disk"
-ask 8 data
+ask paired 8 data
 
 step "writes that are no doorbell"
 sleep 1.5
 doorbells=$(counter paired doorbells) strays=$(counter paired strays)
-ask 1 'unknown 0'
+ask paired 1 'unknown 0'
 # Five writes and five reads, and the serial number, ring.
 wait_for 10 "doorbells" settled doorbells $((doorbells + 11))
 assert_eq "$(counter paired strays)" "$strays" "requests for nobody"
 
 step "four CPUs at once"
-ask 1 smp
+ask paired 1 smp
 
 step "storms of kicks"
 for slot in 0 2 4; do
-    ask 1 "storm $slot"
+    ask paired 1 "storm $slot"
 done
 
 no_warnings
 
 step "a hostile driver beside an honest one"
-ask 1 'hostile 1'
+ask paired 1 'hostile 1'
 assert_eq "$(counter paired state)" ready "state"
-ask 1 'selftest 0'
-ask 1 'selftest 1'
+ask paired 1 'selftest 0'
+ask paired 1 'selftest 1'
 
 step "the end"
 type_at paired poweroff

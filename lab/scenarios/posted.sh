@@ -26,9 +26,6 @@ has_probed() { (($(grep -ac "^guest: probe $1 " "$(console posts)") > 0)); }
 
 COUNTERS=(doorbells register-reads register-writes posted-writes hypercall-41)
 
-# each NUMBER: so many per request.
-each() { awk -v all="$1" -v requests="$REQUESTS" 'BEGIN { printf "%.2f", all / requests }'; }
-
 # probe SLOT DISK DOORBELL INTERRUPT: reads sectors one by one, and sets COST to what each counter grew by. Prints a row:
 # kicks, exits, the guest's hypercalls, the driver domain's (an event for each answer, and dm_ops), cycles.
 probe() {
