@@ -97,19 +97,25 @@ end_scenarios() {
 # show_scenarios: a line for each scenario of the log that comes in, and the end of what one that failed has printed. So
 # too the log's own end, if that is in the middle of a scenario or before the first.
 show_scenarios() {
-    awk '
-        function show(  line) {
-            for (line = (lines > 120 ? lines - 120 : 0); line < lines; line++) print kept[line]
-            lines = 0
-        }
-        { kept[lines++] = $0 }
-        $2 == "===" { inside = 1; lines = 1; kept[0] = $0 }
-        $2 == "PASS" { printf "ok      %5s  scenario %s\n", $4 ? substr($4, 2) + 0 " s" : "", $3; inside = 0; lines = 0 }
-        $2 == "FAIL" { show(); inside = 0; began = 1 }
-        $2 == "PASS" { began = 1 }
-        { fflush() }
-        END { if (inside || !began) show() }
-    '
+    local line words kept=() inside=0 began=0
+    while IFS= read -r line; do
+        read -ra words <<<"$line"
+        [[ ${words[1]-} != '===' ]] || kept=() inside=1
+        kept+=("$line")
+        case ${words[1]-} in
+            PASS)
+                printf 'ok    %5s s  scenario %s\n' "${words[3]#(}" "${words[2]}"
+                kept=() inside=0 began=1
+                ;;
+            FAIL)
+                printf '%s\n' "${kept[@]}" | tail -n 120
+                kept=() inside=0 began=1
+                ;;
+        esac
+    done
+    if ((inside || !began)); then
+        printf '%s\n' "${kept[@]}" | tail -n 120
+    fi
 }
 
 shell_files() {

@@ -129,6 +129,17 @@ fn plain<T>(xen: &impl Hypervisor, domid: DomId, op: u32, arg: T) -> Result<T, E
     call::<T, u8>(xen, domid, op, arg, None)
 }
 
+/// The operation behind [`set_pci_intx_level`], for [`crate::batch`].
+pub(crate) type Level = DmOp<SetPciIntxLevel>;
+
+pub(crate) fn level(arg: SetPciIntxLevel) -> Level {
+    DmOp {
+        op: op::SET_PCI_INTX_LEVEL,
+        pad: 0,
+        arg,
+    }
+}
+
 /// Creates an ioreq server for `guest`; Xen pauses the guest meanwhile. The
 /// newest server wins where ranges overlap.
 ///

@@ -8,7 +8,7 @@ use crate::{DomId, Errno, EvtchnPort, Gfn, Hypervisor, VcpuId, number};
 const BIND_INTERDOMAIN: usize = 0;
 const BIND_VIRQ: usize = 1;
 const CLOSE: usize = 3;
-const SEND: usize = 4;
+pub(crate) const SEND: usize = 4;
 const STATUS: usize = 5;
 const ALLOC_UNBOUND: usize = 6;
 const BIND_IPI: usize = 7;

@@ -30,6 +30,7 @@ mod entry;
 mod errno;
 mod ids;
 
+pub mod batch;
 pub mod console;
 pub mod dm;
 pub mod event_channel;

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use xen_hypercall::batch;
 use xen_hypercall::dm::{self, BufferedRing, IoRange, ServerId};
 use xen_hypercall::fake::{Call, Fake, peek, poke};
 use xen_hypercall::grant_table::{self, CopyOp, MapOp, UnmapOp};
@@ -221,6 +222,70 @@ fn a_multicall_has_a_result_for_each_call() {
         (calls[0].result(), calls[1].result()),
         (Ok(0), Err(Errno::ENOENT))
     );
+}
+
+fn line(level: bool) -> batch::Call {
+    batch::Call::PciIntxLevel {
+        guest: GUEST,
+        device: 5,
+        intx: 0,
+        level,
+    }
+}
+
+#[test]
+fn a_batch_of_one_is_that_call() {
+    let xen = Fake::new(|_| -3);
+    let send = batch::Call::Send(EvtchnPort(9));
+    for call in [line(true), send] {
+        assert_eq!(batch::make(&xen, &[call])[..2], [Err(Errno::ESRCH), Ok(())]);
+    }
+    assert!(batch::make(&xen, &[]).iter().all(Result::is_ok));
+    let numbers: Vec<_> = xen.calls().iter().map(|call| call.number).collect();
+    assert_eq!(numbers, [number::DM_OP, number::EVENT_CHANNEL_OP]);
+}
+
+#[test]
+fn a_batch_is_one_multicall_in_order_with_a_result_for_each() {
+    let xen = Fake::new(|call| {
+        assert_eq!((call.number, call.args[1]), (number::MULTICALL, 3));
+        // SAFETY: three entries of 64 bytes, and what they point at, are alive during the call.
+        unsafe {
+            let entry = |index: usize| peek::<MulticallEntry>(call.args[0] + index * 64);
+            for (index, level) in [(0, 1), (1, 0)] {
+                let MulticallEntry { op, args, .. } = entry(index);
+                assert_eq!((op, args[0], args[1]), (number::DM_OP.into(), 7, 1));
+                let (at, size) = (
+                    peek::<u64>(args[2] as usize),
+                    peek::<u64>(args[2] as usize + 8),
+                );
+                assert_eq!(size, 16);
+                assert_eq!(
+                    peek::<[u32; 2]>(at as usize),
+                    [dm::op::SET_PCI_INTX_LEVEL, 0]
+                );
+                assert_eq!(peek::<[u8; 6]>(at as usize + 8), [0, 0, 0, 5, 0, level]);
+            }
+            let MulticallEntry { op, args, .. } = entry(2);
+            assert_eq!((op, args[0]), (number::EVENT_CHANNEL_OP.into(), 4));
+            assert_eq!(peek::<u32>(args[1] as usize), 9);
+            poke(call.args[0] + 64 + 8, -2i64);
+        }
+        0
+    });
+    let calls = [line(true), line(false), batch::Call::Send(EvtchnPort(9))];
+    assert_eq!(
+        batch::make(&xen, &calls),
+        [Ok(()), Err(Errno::ENOENT), Ok(()), Ok(())]
+    );
+}
+
+#[test]
+fn a_batch_that_fails_as_a_whole_fails_for_each() {
+    let xen = Fake::new(|_| -38);
+    let results = batch::make(&xen, &[line(true), line(false)]);
+    let all = Err(Errno(38));
+    assert_eq!(results, [all, all, Ok(()), Ok(())]);
 }
 
 #[test]

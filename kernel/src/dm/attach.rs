@@ -289,8 +289,9 @@ impl Guest {
             let Some((ticket, access)) = slots::next() else {
                 break;
             };
-            let data = self.devices.access(&self.memory, access);
-            slots::complete(ticket, data);
+            let done = self.devices.access(&self.memory, access);
+            let waiting = slots::complete(ticket, done.data);
+            self.devices.settle_after(done, waiting);
         }
         let more = self.devices.run(&self.memory) || !posted::is_empty();
         if let Some(why) = self.memory.take_unavailable() {

@@ -1,7 +1,7 @@
 //! The devices of the guest: their registers, queues and interrupt lines, served from the main loop.
 //!
-//! Invariants: the work of a pass is bounded; a line follows its device's InterruptStatus before the access that
-//! changed it is answered.
+//! Invariants: the work of a pass is bounded; a line follows its device's InterruptStatus before the vCPU whose access
+//! changed it runs again.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -33,7 +33,7 @@ use super::bus::Bound;
 use super::disk::{Disk, Storage};
 use super::entropy;
 use super::model::Model;
-use super::signal::{Signal, Wanted};
+use super::signal::{self, Signal, Wanted};
 use super::slots;
 use crate::counters;
 use crate::mem::frames;
@@ -228,13 +228,14 @@ impl DeviceTable {
         self.iter().filter_map(|device| device.rings.as_ref())
     }
 
-    /// Carries out one access and gives the answer.
-    pub fn access(&mut self, memory: &Memory, access: Access) -> u64 {
+    /// Carries out one access, all but telling Xen of what it has changed: see [`DeviceTable::settle_after`].
+    pub fn access(&mut self, memory: &Memory, access: Access) -> Done {
         let mut bus = Bus {
             table: self,
             memory,
+            changed: None,
         };
-        match access {
+        let data = match access {
             Access::Read { space, addr, width } => bus.read(space, addr, width),
             Access::Write {
                 space,
@@ -250,6 +251,17 @@ impl DeviceTable {
                 memory.unmap_foreign();
                 0
             }
+        };
+        let changed = bus.changed;
+        Done { data, changed }
+    }
+
+    /// Tells Xen what an access has changed, and wakes the vCPU that waits for it on this port. Its request has been
+    /// answered, but Xen lets it run when the event is sent, which comes behind a change of the interrupt line.
+    pub fn settle_after(&mut self, done: Done, waiting: Option<EvtchnPort>) {
+        match done.changed {
+            Some(slot) => self.settle_and_send(slot.index(), waiting),
+            None => signal::wake(waiting),
         }
     }
 
@@ -261,11 +273,15 @@ impl DeviceTable {
             width,
             value,
         } = *write;
-        Bus {
+        let mut bus = Bus {
             table: self,
             memory,
+            changed: None,
+        };
+        bus.write(space, addr, width, value);
+        if let Some(slot) = bus.changed {
+            self.settle(slot.index());
         }
-        .write(space, addr, width, value);
     }
 
     /// Runs the queues that were kicked, a bounded number of requests each. Returns whether there is more to do.
@@ -375,12 +391,18 @@ impl DeviceTable {
 
     /// After anything that may have changed a device: its interrupt, and what has to be logged.
     fn settle(&mut self, index: usize) {
+        self.settle_and_send(index, None);
+    }
+
+    /// The same, and sends this event behind it.
+    fn settle_and_send(&mut self, index: usize, then: Option<EvtchnPort>) {
         let Some(Some(device)) = self.slots.get_mut(index) else {
-            return;
+            return signal::wake(then);
         };
         let transport = &device.transport;
         let wanted = Wanted::new(transport.interrupt(), &transport.counters());
-        if let Err((what, error)) = device.signal.update(self.guest, device.slot, wanted) {
+        let told = device.signal.update(self.guest, device.slot, wanted, then);
+        if let Err((what, error)) = told {
             // Tried again with the next settling, at the latest with the next tick.
             let text = format_args!("device {}: {what}: {error}", device.slot);
             warn(&mut self.limiter, &text);
@@ -553,6 +575,17 @@ impl Device {
 struct Bus<'a> {
     table: &'a mut DeviceTable,
     memory: &'a Memory,
+    /// The device that was written to, of which Xen has not been told.
+    changed: Option<SlotIndex>,
+}
+
+/// What an access came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Done {
+    /// The answer.
+    pub data: u64,
+    /// The device whose interrupt line may have changed.
+    changed: Option<SlotIndex>,
 }
 
 /// Where an address leads.
@@ -600,7 +633,10 @@ impl RegisterBus for Bus<'_> {
             device
                 .transport
                 .write(&memory, offset, width.bytes(), value);
-            self.table.settle(slot.index());
+            // A request may write to more devices than one.
+            if let Some(before) = self.changed.replace(slot).filter(|before| *before != slot) {
+                self.table.settle(before.index());
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 use vd_config::{Interrupt, SlotIndex, slot::INTX};
 use vd_kernel_core::bus::Target;
 use vd_virtio::counters::Counters;
+use xen_hypercall::batch::{self, Call};
 use xen_hypercall::{DomId, Errno, EvtchnPort, dm, event_channel};
 
 use super::release;
@@ -93,7 +94,7 @@ impl Signal {
         port
     }
 
-    /// Tells Xen what there is to tell.
+    /// Tells Xen what there is to tell; `then`, if there is one, is sent behind it, in the same hypercall where that can be.
     ///
     /// # Errors
     /// What Xen says, and what was to be done; it is tried again with the next call.
@@ -103,29 +104,45 @@ impl Signal {
         guest: DomId,
         slot: SlotIndex,
         wanted: Wanted,
+        then: Option<EvtchnPort>,
     ) -> Result<(), (&'static str, Errno)> {
-        if let Path::Line(up) = self.path {
-            if up == wanted.line {
-                return Ok(());
-            }
-            return self.set_line(guest, slot, wanted.line);
+        let line = |level| Call::PciIntxLevel {
+            guest,
+            device: slot.pci_device(),
+            intx: INTX,
+            level,
+        };
+        if let Path::Line(up) = self.path
+            && up != wanted.line
+        {
+            return self.set_line(slot, wanted.line, line(wanted.line), then);
         }
-        if self.fired == wanted.asked {
+        let silent = matches!(self.path, Path::Line(_) | Path::Unconnected);
+        if silent || self.fired == wanted.asked {
+            wake(then);
             return Ok(());
         }
-        let sent = match self.path {
-            Path::Line(_) | Path::Unconnected => return Ok(()),
-            Path::Pulse => pulse(guest, slot),
-            Path::Message(address, data) => {
-                counters::add(&counters::MESSAGES_SENT, 1);
-                dm::inject_msi(&XEN, guest, address, data)
+        let fired = match self.path {
+            // The I/O APIC remembers the edge.
+            Path::Pulse => {
+                counters::add(&counters::LINES_RAISED, 1);
+                counters::add(&counters::LINES_LOWERED, 1);
+                let [raised, lowered, ..] = make(&[line(true), line(false)], then);
+                raised.and(lowered)
             }
             Path::Event(port) => {
                 counters::add(&counters::EVENTS_SENT, 1);
-                event_channel::send(&XEN, port)
+                make(&[Call::Send(port)], then)[0]
             }
+            Path::Message(address, data) => {
+                counters::add(&counters::MESSAGES_SENT, 1);
+                let sent = dm::inject_msi(&XEN, guest, address, data);
+                wake(then);
+                sent
+            }
+            Path::Line(_) | Path::Unconnected => Ok(()),
         };
-        match sent {
+        match fired {
             // A guest that is gone is noticed elsewhere.
             Ok(()) | Err(Errno::ESRCH) => self.fired = wanted.asked,
             Err(error) => return Err(("interrupting", error)),
@@ -135,12 +152,13 @@ impl Signal {
 
     fn set_line(
         &mut self,
-        guest: DomId,
         slot: SlotIndex,
         up: bool,
+        call: Call,
+        then: Option<EvtchnPort>,
     ) -> Result<(), (&'static str, Errno)> {
         release::remember_line(slot, up);
-        let set = dm::set_pci_intx_level(&XEN, guest, slot.pci_device(), INTX, up);
+        let [set, ..] = make(&[call], then);
         counters::add(
             if up {
                 &counters::LINES_RAISED
@@ -170,11 +188,21 @@ impl Signal {
     }
 }
 
-/// Raises the line and lowers it: the I/O APIC remembers the edge.
-fn pulse(guest: DomId, slot: SlotIndex) -> Result<(), Errno> {
-    let set = |up| dm::set_pci_intx_level(&XEN, guest, slot.pci_device(), INTX, up);
-    counters::add(&counters::LINES_RAISED, 1);
-    let raised = set(true);
-    counters::add(&counters::LINES_LOWERED, 1);
-    raised.and(set(false))
+/// Sends the event that a vCPU waits for.
+pub fn wake(waiting: Option<EvtchnPort>) {
+    if let Some(port) = waiting {
+        // Fails only when the guest is gone, which the timer finds out.
+        let _ = event_channel::send(&XEN, port);
+    }
+}
+
+/// Makes the calls, and behind them sends `then`, whose result nobody needs: see [`wake`].
+fn make(calls: &[Call], then: Option<EvtchnPort>) -> [Result<(), Errno>; batch::MOST] {
+    let mut all = heapless::Vec::<Call, { batch::MOST }>::new();
+    // Two of a pulse and this one are what there can be.
+    let _ = all.extend_from_slice(calls);
+    if let Some(port) = then {
+        let _ = all.push(Call::Send(port));
+    }
+    batch::make(&XEN, &all)
 }

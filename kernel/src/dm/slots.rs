@@ -180,13 +180,16 @@ pub fn ports() -> impl Iterator<Item = (u16, xen_hypercall::EvtchnPort)> {
 
 /// Tells Xen that a slot is answered. Never logs: it runs in the interrupt handler.
 pub fn notify(slot: SlotIndex) {
-    let port = PORTS
-        .get(slot.index())
-        .map_or(0, |port| port.load(Ordering::Acquire));
-    if port != 0 {
+    if let Some(port) = port_of(slot) {
         // Fails only when the guest is gone, which the timer finds out.
-        let _ = event_channel::send(&XEN, xen_hypercall::EvtchnPort(port));
+        let _ = event_channel::send(&XEN, port);
     }
+}
+
+/// The local port of a slot, if it is bound.
+fn port_of(slot: SlotIndex) -> Option<xen_hypercall::EvtchnPort> {
+    let port = PORTS.get(slot.index())?.load(Ordering::Acquire);
+    (port != 0).then_some(xen_hypercall::EvtchnPort(port))
 }
 
 /// Serves the event of one slot. For the interrupt handler.
@@ -365,16 +368,17 @@ pub fn next() -> Option<(Ticket, Access)> {
     })
 }
 
-/// Answers a request and wakes the vCPU.
-pub fn complete(ticket: Ticket, data: u64) {
-    let Some(page) = page() else { return };
+/// Answers a request. The vCPU waits until an event is sent on the port that this returns.
+pub fn complete(ticket: Ticket, data: u64) -> Option<xen_hypercall::EvtchnPort> {
+    let page = page()?;
     match ENGINE.with(|engine| engine.complete(&page, ticket, data)) {
-        Ok(()) => notify(ticket.slot()),
+        Ok(()) => port_of(ticket.slot()),
         Err(CompleteError::Stale | CompleteError::NotInProcess) => {
             log::debug!(
                 "vCPU {}: request went away while it was served",
                 ticket.slot().0
             );
+            None
         }
     }
 }

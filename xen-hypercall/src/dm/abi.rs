@@ -47,8 +47,8 @@ pub(super) const NO_GFNS: u16 = 1;
 
 /// `struct xen_dm_op`: the operation's number, then its own structure at byte 8.
 #[repr(C, align(8))]
-#[derive(Clone, Copy, Debug)]
-pub(super) struct DmOp<T> {
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DmOp<T> {
     pub(super) op: u32,
     pub(super) pad: u32,
     pub(super) arg: T,
