@@ -119,7 +119,7 @@ show_scenarios() {
 }
 
 shell_files() {
-    find run-qemu.sh test.sh .ci lab fuzz/run.sh -type f \( -name '*.sh' -o -name run -o -name init \)
+    find run-qemu.sh test.sh bench.sh .ci lab fuzz/run.sh -type f \( -name '*.sh' -o -name run -o -name init \)
 }
 
 TARGET=x86_64-unknown-none

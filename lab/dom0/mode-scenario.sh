@@ -3,8 +3,6 @@
 # "PASS NAME (SECONDS s)" or "FAIL NAME: REASON".
 
 export REASON=/run/reason
-# A machine that is busy with other things is slower than the scenarios' limits expect, by this factor at most.
-export SLOWNESS=3
 SCENARIO_SECONDS=180
 passed=0 failed=0
 

@@ -16,9 +16,9 @@ values() {
     done
 }
 
-# settled SLOT REQUESTS: the counters of that many requests are there.
+# settled SLOT REQUESTS: the counters of that many requests are there: they are published twice a second. To ask at the
+# console would be hypercalls, too.
 settled() {
-    type_at posts-vd stats
     [[ $(counter posts "device-$1-requests") == "$2" ]]
 }
 
@@ -31,8 +31,7 @@ COUNTERS=(doorbells register-reads register-writes posted-writes hypercall-41 hy
 # twice a second is among them), cycles.
 probe() {
     local slot=$1 disk=$2 before after index served kicks exits
-    type_at posts-vd stats
-    sleep 1
+    sleep 1.3
     served=$(counter posts "device-$slot-requests") kicks=$(counter posts "device-$slot-kicks")
     mapfile -t before < <(values "${COUNTERS[@]}")
     type_at posts "$disk $REQUESTS"

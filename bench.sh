@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Measures the driver domain's disks beside QEMU's and Xen's PV disk, in one guest under nested Xen; prints tables and
+# writes them to docs/performance.md.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+usage() {
+    cat <<'END'
+Usage: ./bench.sh [--rounds N] [--seconds N] [--print]
+  --rounds N    measure each load N times (default: 5)
+  --seconds N   for so long on each disk (default: 2)
+  --print       print the tables, and leave docs/performance.md as it is
+It takes about three minutes and another three for each round. Nothing else should run on the machine.
+END
+}
+
+number() {
+    [[ ${1-} =~ ^[1-9][0-9]*$ ]] || {
+        echo "bench.sh: --rounds and --seconds need a number" >&2
+        exit 2
+    }
+    echo "$1"
+}
+
+ROUNDS=5 EACH=2 WRITE=1
+while (($#)); do
+    case $1 in
+        --rounds) ROUNDS=$(number "${2-}") && shift ;;
+        --seconds) EACH=$(number "${2-}") && shift ;;
+        --print) WRITE=0 ;;
+        --help) usage && exit ;;
+        *) usage >&2 && exit 2 ;;
+    esac
+    shift
+done
+
+LOG=$(mktemp)
+trap 'rm -f "$LOG"' EXIT
+
+# table NAME: what the log has between "BEGIN NAME" and "END NAME", without the times in front.
+table() {
+    sed -nE "s/^ *[0-9.]+  //; /^BEGIN $1$/,/^END $1$/{ /^(BEGIN|END) /d; p }" "$LOG"
+}
+
+# replace NAME: puts a table into the document, between its marks.
+replace() {
+    local text
+    text=$(table "$1")
+    awk -v name="$1" -v text="$text" '
+        $0 == "<!-- end of " name " -->" { inside = 0 }
+        !inside { print }
+        $0 == "<!-- begin of " name " -->" { inside = 1; print ""; print text; print "" }
+    ' docs/performance.md >"$LOG.md"
+    cp "$LOG.md" docs/performance.md
+    rm "$LOG.md"
+}
+
+./run-qemu.sh --timeout 7200 --keep-log "$LOG" \
+    --exec "VD_BENCH_ROUNDS=$ROUNDS VD_BENCH_SECONDS=$EACH bash /lab/run-scenario.sh disks"
+for name in counts times; do
+    [[ -n $(table $name) ]] || {
+        echo "bench.sh: the log has no table \"$name\"" >&2
+        exit 1
+    }
+    ((!WRITE)) || replace $name
+done
+((!WRITE)) || echo "docs/performance.md has these tables"
