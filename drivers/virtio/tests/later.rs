@@ -148,11 +148,14 @@ impl Rig {
 #[test]
 fn requests_are_finished_later() {
     let mut rig = Rig::new(8, VERSION_1);
+    let in_flight = |rig: &Rig| rig.transport.queue_state(0)?.in_use.map(|it| it.in_flight);
     rig.offer(0..3);
     assert_eq!((rig.held(), rig.used()), (3, 0));
+    assert_eq!(in_flight(&rig), Some(3));
     assert!(!rig.transport.interrupt() && !rig.transport.has_work());
     rig.finish(2);
     assert_eq!((rig.held(), rig.used()), (1, 2));
+    assert_eq!(in_flight(&rig), Some(1));
     assert!(rig.transport.interrupt());
     assert_eq!(rig.transport.counters().interrupts, 1, "one for both");
 }

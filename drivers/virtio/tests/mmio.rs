@@ -3,7 +3,8 @@
 use vd_virtio::fault::FaultKind;
 use vd_virtio::features::Refusal;
 use vd_virtio::mmio::{
-    INTERRUPT_CONFIG, INTERRUPT_VRING, MAGIC, Placeholder, Status, VENDOR, VERSION,
+    INTERRUPT_CONFIG, INTERRUPT_VRING, MAGIC, Placeholder, QueueInUse, QueueState, Status, VENDOR,
+    VERSION,
 };
 use vd_virtio::test_util::{DriverRing, FakeMemory, INDIRECT, NEXT, WRITE, descriptor};
 use vd_virtio::{Chain, Device, DeviceId, Features, GuestMemory, MmioTransport, Pass, Progress};
@@ -201,6 +202,39 @@ fn the_whole_way() {
     rig.write(0x64, INTERRUPT_VRING.into());
     assert!(!rig.transport.interrupt() && !rig.transport.has_work());
     assert_eq!(rig.bad(), 0);
+}
+
+#[test]
+fn the_state_of_a_queue_is_there_to_be_looked_at() {
+    let mut rig = rig();
+    let unused = QueueState {
+        max: 8,
+        in_use: None,
+        is_kicked: false,
+    };
+    assert_eq!(rig.transport.queue_state(1), Some(unused));
+    assert_eq!(rig.transport.queue_state(2), None);
+    rig.set_up();
+    let used = QueueState {
+        in_use: Some(QueueInUse {
+            size: 4,
+            is_packed: false,
+            in_flight: 0,
+        }),
+        ..unused
+    };
+    assert_eq!(rig.transport.queue_state(1), Some(used));
+    rig.offer(1, 0);
+    rig.write(0x50, 1);
+    let kicked = QueueState {
+        is_kicked: true,
+        ..used
+    };
+    assert_eq!(rig.transport.queue_state(1), Some(kicked));
+    rig.run();
+    assert_eq!(rig.transport.queue_state(1), Some(used));
+    rig.write(0x70, 0);
+    assert_eq!(rig.transport.queue_state(1), Some(unused));
 }
 
 #[test]

@@ -5,7 +5,8 @@
 //! the operator wrote on the command line ([`cmdline`]) or types at the console
 //! ([`command`]), what `vdom` has written to xenstore ([`description`]), what a guest's driver
 //! answers there ([`bus`]), when to look after a disk of another domain ([`attention`]), when to look at a queue unasked ([`poll`]), which ports have an
-//! event ([`upcall`]), which grants are free ([`grants`]), what the interrupt handler leaves for the main loop ([`handover`]). The
+//! event ([`upcall`]), which grants are free ([`grants`]), what the interrupt handler leaves for the main loop ([`handover`]),
+//! what the devices did last ([`trace`]). The
 //! kernel adds the hypercalls and the unsafe code; the decisions are here, where they run
 //! under test on the host.
 
@@ -39,4 +40,5 @@ pub mod granted;
 pub mod grants;
 pub mod handover;
 pub mod poll;
+pub mod trace;
 pub mod upcall;

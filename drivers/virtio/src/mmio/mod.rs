@@ -48,6 +48,28 @@ impl QueueSlot {
     };
 }
 
+/// How a queue is, for people who look for what is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueState {
+    /// Most entries that it may have.
+    pub max: u16,
+    /// What the driver has set up; `None` before it is ready.
+    pub in_use: Option<QueueInUse>,
+    /// Whether it waits to be looked at.
+    pub is_kicked: bool,
+}
+
+/// How a queue is that the driver has made ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueInUse {
+    /// Entries.
+    pub size: u16,
+    /// Whether the ring is packed.
+    pub is_packed: bool,
+    /// Requests that were taken and not given back.
+    pub in_flight: u16,
+}
+
 /// Words with a bit for each head of the largest queue.
 pub const MAX_WORDS: usize = MAX_SIZE as usize / 64;
 
@@ -171,6 +193,20 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
     /// How many queues it has.
     pub fn queues(&self) -> usize {
         self.count
+    }
+
+    /// How a queue is; `None` for one that the device does not have.
+    pub fn queue_state(&self, number: usize) -> Option<QueueState> {
+        let slot = self.queues.get(number).filter(|_| number < self.count)?;
+        Some(QueueState {
+            max: slot.config.max(),
+            in_use: slot.queue.as_ref().map(|queue| QueueInUse {
+                size: queue.size(),
+                is_packed: queue.is_packed(),
+                in_flight: queue.in_flight(),
+            }),
+            is_kicked: slot.kicked,
+        })
     }
 
     /// The features that the driver has chosen, once they are settled.

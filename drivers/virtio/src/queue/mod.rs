@@ -75,6 +75,16 @@ impl Queue {
         ring!(&self.ring, ring => ring.size)
     }
 
+    /// Requests that were taken and not given back.
+    pub fn in_flight(&self) -> u16 {
+        self.taken.wrapping_sub(self.given)
+    }
+
+    /// Whether it is a packed ring.
+    pub fn is_packed(&self) -> bool {
+        matches!(self.ring, Ring::Packed(_))
+    }
+
     fn new(ring: Ring, features: Features, epoch: u32) -> Self {
         Self {
             ring,
