@@ -175,7 +175,12 @@ impl ConsoleDevice {
         self.ports.get(port).map_or(0, |port| port.input.capacity())
     }
 
-    /// How often the guest has closed the port; `None` while there is something to read that it had written before.
+    /// How often the guest has closed the port.
+    pub fn closed(&self, port: usize) -> u64 {
+        self.ports.get(port).map_or(0, |port| port.closes)
+    }
+
+    /// The same; `None` while there is something to read that it had written before.
     pub fn closes(&self, port: usize) -> Option<u64> {
         self.ports.get(port).and_then(Port::closes)
     }

@@ -38,5 +38,6 @@ pub mod frames;
 pub mod granted;
 pub mod grants;
 pub mod handover;
+pub mod link;
 pub mod poll;
 pub mod upcall;
