@@ -113,7 +113,7 @@ impl Operator {
             && let Some(request) = link::Request::parse(line)
         {
             let slot = *slot;
-            let Some(guest) = guest else { return None };
+            let guest = guest?;
             let devices = guest.devices_mut();
             let ended = match request {
                 link::Request::Data(data) => devices
@@ -221,8 +221,10 @@ impl Operator {
                 if let Some(devices) = devices {
                     devices.with_console(slot, |device| device.detach(port));
                 }
+                // Whatever the guest has left in its line.
+                console::write_some(b"\r\n");
                 console::hold(false);
-                let _ = writeln!(Out, "\nconsole: back, as {why}");
+                let _ = writeln!(Out, "console: back, as {why}");
             }
         }
     }

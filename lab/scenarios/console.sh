@@ -5,7 +5,6 @@
 
 step "a guest with a console device"
 follow_console console
-follow_console console-vd
 expect_ok vdom create /root/examples/console.cfg
 wait_for 60 "the guest is ready" console_says console '^guest: ready'
 sent=0 received=0
@@ -74,6 +73,11 @@ sleep 1
 expect_fail 'somebody else is at' vdom console console </dev/null
 kill %?log
 wait %?log || true
+sleep 3 | xl console console-vd >/dev/null &
+sleep 1.5
+ls /var/lock
+expect_fail 'somebody else is at' vdom console console </dev/null
+wait %?xl || true
 
 step "every byte is accounted for"
 sleep 1.5

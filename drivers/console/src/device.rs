@@ -244,11 +244,10 @@ impl ConsoleDevice {
             let Some(port) = self.ports.get_mut(number) else {
                 break;
             };
-            // Linux reads the number of rows first. The specification has them the other way round, and no driver was found
-            // that does it as it says.
+            // As the specification has it. Linux has read the number of rows first in some of its versions.
             let [r0, r1] = self.size.rows.to_le_bytes();
             let [c0, c1] = self.size.columns.to_le_bytes();
-            let size = [r0, r1, c0, c1];
+            let size = [c0, c1, r0, r1];
             let more = match message {
                 Message::Name => port.name.as_deref().unwrap_or("").as_bytes(),
                 Message::Resize => &size,

@@ -70,7 +70,7 @@ fn ports_are_announced() {
         rig.messages(),
         [
             (0, event::CONSOLE_PORT, 1, vec![]),
-            (0, event::RESIZE, 0, [r, c].concat())
+            (0, event::RESIZE, 0, [c, r].concat())
         ]
     );
     rig.control(2, event::PORT_READY, 1);
@@ -96,7 +96,7 @@ fn ports_are_announced() {
     });
     rig.run();
     let [r, c] = [30_u16, 100].map(u16::to_le_bytes);
-    assert_eq!(rig.messages(), [(0, event::RESIZE, 0, [r, c].concat())]);
+    assert_eq!(rig.messages(), [(0, event::RESIZE, 0, [c, r].concat())]);
     assert_eq!(rig.device().counters().control_bad, 0);
 }
 

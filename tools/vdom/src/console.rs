@@ -8,7 +8,8 @@ mod session;
 mod tests;
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -51,6 +52,33 @@ pub(crate) struct Place {
     pub(crate) port: usize,
     /// The port's name; the console has none.
     pub(crate) name: Option<String>,
+    /// The file that `xl console` locks while it is at that terminal.
+    pub(crate) lock: String,
+}
+
+/// Where bytes for the guest come from, and where its own go.
+pub(crate) struct Streams {
+    pub(crate) input: File,
+    pub(crate) output: File,
+}
+
+impl Streams {
+    /// Standard input and output.
+    pub(crate) fn standard() -> Result<Self, Failure> {
+        let open = || {
+            let input = std::io::stdin().as_fd().try_clone_to_owned()?;
+            let output = std::io::stdout().as_fd().try_clone_to_owned()?;
+            Ok((File::from(input), File::from(output)))
+        };
+        let (input, output) = open().map_err(|error: std::io::Error| {
+            Trouble::new(
+                format!("standard input and output: {error}"),
+                "open both of them",
+            )
+            .at("host", LINK)
+        })?;
+        Ok(Self { input, output })
+    }
 }
 
 /// Finds a port: `[SLOT:]PORT`, which is a name or a number; 0 is the console.
@@ -89,6 +117,7 @@ pub(crate) fn find(host: &mut Host, domain: &str, port: Option<&str>) -> Result<
     })?;
     Ok(Place {
         driver: driver.name.clone(),
+        lock: session::lock_of_xl(&tty),
         tty,
         slot,
         port,
@@ -148,22 +177,21 @@ fn port_of(names: &PortNames, port: &str) -> Option<(usize, Option<String>)> {
     })
 }
 
-/// Links the port to standard input and output until one of them ends, or the operator leaves.
-pub(crate) fn run(place: &Place, options: Options) -> Result<(), Failure> {
+/// Links the port to these streams until one of them ends, or the operator leaves.
+pub(crate) fn run(place: &Place, options: Options, streams: Streams) -> Result<(), Failure> {
     let driver = place.driver.as_str();
     let _held = hold_others_off(place).at(driver, LINK)?;
     let tty = open(&place.tty).at(driver, LINK)?;
-    let nonce = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| {
-        time.as_micros() as u64 ^ u64::from(std::process::id()) << 48
-    });
+    let nonce = random().at(driver, LINK)?;
+    let is_terminal = streams.input.is_terminal();
     let mut copy = Copy {
         tty,
+        streams,
         session: Session::new(place.slot.get(), place.port, nonce),
         heard: Instant::now(),
     };
     copy.link(driver)?;
-    let is_terminal = term::is_terminal(&std::io::stdin());
-    let raw = is_terminal.then(|| Raw::of(&std::io::stdin()));
+    let raw = is_terminal.then(|| Raw::of(&copy.streams.input));
     let raw = raw.transpose().map_err(|error| terminal_trouble(&error));
     let raw = raw.at(driver, LINK)?;
     if is_terminal {
@@ -175,7 +203,7 @@ pub(crate) fn run(place: &Place, options: Options) -> Result<(), Failure> {
     }
     if place.port == 0 {
         term::catch_window_changes();
-        if let Some((columns, rows)) = options.size.or_else(term::window_size) {
+        if let Some((columns, rows)) = options.size.or_else(|| copy.window_size()) {
             copy.session.resize(columns, rows);
         }
     }
@@ -186,6 +214,15 @@ pub(crate) fn run(place: &Place, options: Options) -> Result<(), Failure> {
         eprintln!();
     }
     outcome.at(driver, COPY)
+}
+
+/// A number that the guest cannot guess: it must not be able to answer in the driver domain's place.
+fn random() -> Result<u64, Trouble> {
+    const PATH: &str = "/dev/urandom";
+    let mut bytes = [0; 8];
+    let read = File::open(PATH).and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(|error| cannot(PATH, &error))?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 fn terminal_trouble(error: &std::io::Error) -> Trouble {
@@ -201,22 +238,22 @@ fn hold_others_off(place: &Place) -> Result<Vec<File>, Trouble> {
         )
     };
     let mut held = Vec::new();
-    for path in [place.tty.clone(), session::lock_of_xl(&place.tty)] {
+    for path in [&place.tty, &place.lock] {
         // A directory for locks is not everywhere.
-        let exists = Path::new(&path).parent().is_some_and(Path::exists);
+        let exists = Path::new(path).parent().is_some_and(Path::exists);
         if !exists {
             continue;
         }
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .create(path != place.tty)
+            .create(path == &place.lock)
             .truncate(false)
             .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
-            .open(&path);
-        let file = file.map_err(|error| cannot(&path, &error))?;
-        if !os::lock(&file, Lock::Try).map_err(|error| cannot(&path, &error))? {
-            return Err(taken(&path));
+            .open(path);
+        let file = file.map_err(|error| cannot(path, &error))?;
+        if !os::lock(&file, Lock::Try).map_err(|error| cannot(path, &error))? {
+            return Err(taken(path));
         }
         held.push(file);
     }
@@ -244,6 +281,7 @@ fn open(path: &str) -> Result<File, Trouble> {
 /// Bytes on their way.
 struct Copy {
     tty: File,
+    streams: Streams,
     session: Session,
     /// When something came last.
     heard: Instant,
@@ -269,7 +307,7 @@ impl Copy {
     /// Waits until something can be done, and does it. Returns whether there is something to read at standard input.
     fn exchange(&mut self, listen: bool) -> Result<bool, Trouble> {
         let waiting = Waiting {
-            input: listen,
+            input: listen.then_some(&self.streams.input),
             tty: &self.tty,
             tty_output: !self.session.output.is_empty(),
         };
@@ -307,9 +345,7 @@ impl Copy {
                 eprint!("\r\n[{bytes} bytes of the guest's output were lost here]\r\n");
             }
         }
-        let mut stdout = std::io::stdout().lock();
-        let written = stdout.write_all(output).and_then(|()| stdout.flush());
-        written.map_err(|error| {
+        self.streams.output.write_all(output).map_err(|error| {
             Trouble::new(
                 format!("standard output: {error}"),
                 "free some space, or keep the reader open",
@@ -317,6 +353,10 @@ impl Copy {
         })?;
         self.session.shown(output.len());
         Ok(())
+    }
+
+    fn window_size(&self) -> Option<(u16, u16)> {
+        term::window_size(&self.streams.input)
     }
 
     fn run(&mut self, place: &Place, options: Options, is_terminal: bool) -> Result<(), Trouble> {
@@ -332,7 +372,7 @@ impl Copy {
             }
             if place.port == 0
                 && term::take_window_change()
-                && let Some((columns, rows)) = term::window_size()
+                && let Some((columns, rows)) = self.window_size()
             {
                 self.session.resize(columns, rows);
             }
@@ -345,7 +385,7 @@ impl Copy {
                 continue;
             }
             let mut bytes = [0; 4096];
-            let read = match std::io::stdin().lock().read(&mut bytes) {
+            let read = match self.streams.input.read(&mut bytes) {
                 Ok(read) => read,
                 Err(error) if is_later(&error) => continue,
                 // A terminal that is gone reads like this.

@@ -100,7 +100,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         } => {
             let place = console::find(&mut without_xen(verbose)?, &domain, port.as_deref())?;
             let idle = Duration::from_secs(idle.into());
-            console::run(&place, console::Options { idle, size })
+            let options = console::Options { idle, size };
+            console::run(&place, options, console::Streams::standard()?)
         }
         Command::Destroy { guest, grace } => destroy::run(
             &mut without_xen(verbose)?,

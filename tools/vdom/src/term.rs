@@ -30,23 +30,18 @@ pub(crate) fn is_interrupted() -> bool {
     crate::os::is_interrupted()
 }
 
-/// Whether this is a terminal.
-pub(crate) fn is_terminal(file: &impl io::IsTerminal) -> bool {
-    file.is_terminal()
-}
-
-/// Columns and rows of the terminal at standard input, if it is one and says so.
-pub(crate) fn window_size() -> Option<(u16, u16)> {
+/// Columns and rows of a terminal, if it is one and says so.
+pub(crate) fn window_size(terminal: &File) -> Option<(u16, u16)> {
     let mut size = MaybeUninit::<libc::winsize>::zeroed();
-    let stdin = io::stdin();
     // SAFETY: the call writes a winsize, and all zeroes are one too.
-    let status = unsafe { libc::ioctl(stdin.as_raw_fd(), libc::TIOCGWINSZ, size.as_mut_ptr()) };
+    let status = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, size.as_mut_ptr()) };
     // SAFETY: as above.
     let size = unsafe { size.assume_init() };
     (status == 0 && size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col, size.ws_row))
 }
 
-fn attributes(terminal: BorrowedFd<'_>) -> io::Result<libc::termios> {
+/// The mode of a terminal.
+pub(crate) fn attributes(terminal: BorrowedFd<'_>) -> io::Result<libc::termios> {
     let mut attributes = MaybeUninit::<libc::termios>::zeroed();
     // SAFETY: the call writes a termios, and all zeroes are one too.
     let status = unsafe { libc::tcgetattr(terminal.as_raw_fd(), attributes.as_mut_ptr()) };
@@ -99,8 +94,8 @@ impl Drop for Raw {
 
 /// What to wait for.
 pub(crate) struct Waiting<'a> {
-    /// Something to read at standard input.
-    pub(crate) input: bool,
+    /// Something to read here.
+    pub(crate) input: Option<&'a File>,
     /// Something to read at this terminal,
     pub(crate) tty: &'a File,
     /// or room to write to it.
@@ -123,15 +118,11 @@ impl Waiting<'_> {
             events,
             revents: 0,
         };
-        let stdin = io::stdin();
         let output = if self.tty_output { libc::POLLOUT } else { 0 };
         let mut entries = [
             entry(self.tty.as_raw_fd(), libc::POLLIN | output),
             // A negative number is no file: it is passed over.
-            entry(
-                if self.input { stdin.as_raw_fd() } else { -1 },
-                libc::POLLIN,
-            ),
+            entry(self.input.map_or(-1, AsRawFd::as_raw_fd), libc::POLLIN),
         ];
         let milliseconds = libc::c_int::try_from(time.as_millis()).unwrap_or(libc::c_int::MAX);
         // SAFETY: the pointer is to two entries, which live during the call.
@@ -142,7 +133,7 @@ impl Waiting<'_> {
         // An end is something to read, too.
         let readable = libc::POLLIN | libc::POLLHUP | libc::POLLERR;
         Ready {
-            input: self.input && input.revents & (readable | libc::POLLNVAL) != 0,
+            input: input.revents & (readable | libc::POLLNVAL) != 0,
             tty_input: tty.revents & readable != 0,
             tty_output: tty.revents & libc::POLLOUT != 0,
         }

@@ -1,5 +1,7 @@
 //! Both ends of a link, with a guest behind the one and the operator before the other; and how a port is found.
 
+use std::os::fd::FromRawFd;
+
 use proptest::prelude::*;
 use vd_config::Devices;
 use vd_console::{NO_PORT, event};
@@ -407,6 +409,191 @@ fn what_has_no_console() {
     tree("/local/domain/7/console/tty".into(), b"");
     let error = find(&mut fake.host(dir.path()), "web", None).unwrap_err();
     assert!(error.to_string().contains("no terminal"), "{error}");
+}
+
+/// A pseudo terminal: this side, and the terminal's path.
+fn terminal() -> (File, String) {
+    let (mut master, mut slave) = (-1, -1);
+    let mut size = libc::winsize {
+        ws_row: 30,
+        ws_col: 100,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: the call writes two descriptors, which are nobody else's yet, and reads a size.
+    let status = unsafe {
+        libc::openpty(
+            &raw mut master,
+            &raw mut slave,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            &raw mut size,
+        )
+    };
+    assert_eq!(status, 0);
+    let path = std::fs::read_link(format!("/proc/self/fd/{slave}")).unwrap();
+    // The other one stays open, so that the terminal never counts as hung up.
+    // SAFETY: the descriptor is open and nobody else's.
+    let master = unsafe { File::from_raw_fd(master) };
+    (master, path.to_str().unwrap().to_owned())
+}
+
+fn mode(path: &str) -> [libc::tcflag_t; 3] {
+    let file = open_both(path);
+    let mode = term::attributes(file.as_fd()).unwrap();
+    [mode.c_iflag, mode.c_oflag, mode.c_lflag]
+}
+
+/// The guest reads, and answers in capital letters.
+fn answer(rig: &mut Rig, got: &mut Vec<u8>) {
+    rig.run();
+    rig.give(0);
+    for bytes in rig.used(0) {
+        rig.send(1, &bytes.to_ascii_uppercase());
+        rig.used(1);
+        got.extend(bytes);
+    }
+}
+
+/// A driver domain behind this side of its terminal, with a guest that answers in capital letters. It ends with the link, and gives
+/// what the guest has got, the size of its console, and the terminal's side, which has to stay.
+fn driver_domain(mut side: File) -> std::thread::JoinHandle<(Vec<u8>, (u16, u16), File)> {
+    // As xenconsoled leaves it.
+    term::make_raw(&side).unwrap();
+    std::thread::spawn(move || {
+        let (mut editor, mut link) = (LineEditor::<80>::new(), None::<Link>);
+        let (mut rig, mut got, mut size) = (Rig::new(&[], 0), Vec::new(), (0, 0));
+        side.write_all(b"[    1.000] log\r\n@linked 1 2 3\r\n")
+            .unwrap();
+        let mut bytes = [0; 500];
+        loop {
+            let read = side.read(&mut bytes).unwrap();
+            let mut ring = Ring::default();
+            for byte in &bytes[..read] {
+                let Input::Line(line) = editor.feed(*byte, |_| ()) else {
+                    continue;
+                };
+                let Some(it) = &mut link else {
+                    let Command::Link { nonce, .. } = command::parse(line) else {
+                        panic!("{line}");
+                    };
+                    link = Link::new(rig.device(), 0, nonce);
+                    continue;
+                };
+                match Request::parse(line).expect(line) {
+                    Request::Data(data) => it.take(rig.device(), data).unwrap(),
+                    Request::Credit(bytes) => it.grant(bytes),
+                    Request::Resize(columns, rows) => size = (columns, rows),
+                    Request::End => {
+                        answer(&mut rig, &mut got);
+                        let it = link.take().unwrap();
+                        it.end(Some(rig.device()), &mut ring, "as asked");
+                        side.write_all(&ring.0).unwrap();
+                        return (got, size, side);
+                    }
+                }
+                rig.run();
+            }
+            answer(&mut rig, &mut got);
+            if let Some(link) = &mut link {
+                link.pump(rig.device(), &mut ring);
+            }
+            side.write_all(&ring.0).unwrap();
+        }
+    })
+}
+
+fn place(tty: &str, dir: &TempDir) -> Place {
+    Place {
+        driver: "web-vd".into(),
+        tty: tty.into(),
+        slot: SlotIndex::new(SLOT).unwrap(),
+        port: 0,
+        name: None,
+        lock: dir.path().join("lock").to_str().unwrap().into(),
+    }
+}
+
+const OPTIONS: Options = Options {
+    idle: Duration::from_millis(500),
+    size: None,
+};
+
+fn open_both(path: &str) -> File {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY)
+        .open(path)
+        .unwrap()
+}
+
+/// What is typed and shown, Ctrl-], and a terminal that is what it was.
+#[test]
+fn a_person_at_a_terminal() {
+    let dir = TempDir::new("console");
+    let ((side, tty), (mut person, own)) = (terminal(), terminal());
+    let driver = driver_domain(side);
+    let before = mode(&own);
+    let place = place(&tty, &dir);
+    let streams = Streams {
+        input: open_both(&own),
+        output: open_both(&own),
+    };
+    let vdom = std::thread::spawn(move || run(&place, OPTIONS, streams));
+    while mode(&own) == before {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Ctrl-C is a character like others.
+    person.write_all(b"hello\x03\r").unwrap();
+    let mut shown = Vec::new();
+    while !shown.ends_with(b"HELLO\x03\r") {
+        let mut bytes = [0; 100];
+        let read = person.read(&mut bytes).unwrap();
+        shown.extend(&bytes[..read]);
+    }
+    person.write_all(b"last\x1d").unwrap();
+    vdom.join().unwrap().unwrap();
+    let (got, size, _) = driver.join().unwrap();
+    assert_eq!(got, b"hello\x03\rlast");
+    assert_eq!(size, (100, 30));
+    assert_eq!(mode(&own), before);
+}
+
+/// All of it goes through, whatever it is, and vdom leaves when nothing comes any more.
+#[test]
+fn a_program_with_a_pipe() {
+    let dir = TempDir::new("console");
+    let (side, tty) = terminal();
+    let driver = driver_domain(side);
+    let bytes: Vec<u8> = (0..20_000_u32).map(|at| (at % 251) as u8).collect();
+    let out = dir.path().join("out");
+    let streams = Streams {
+        input: File::open(dir.file("in", &bytes)).unwrap(),
+        output: File::create(&out).unwrap(),
+    };
+    run(&place(&tty, &dir), OPTIONS, streams).unwrap();
+    let (got, ..) = driver.join().unwrap();
+    assert!(got == bytes);
+    assert!(std::fs::read(&out).unwrap() == bytes.to_ascii_uppercase());
+}
+
+#[test]
+fn two_at_one_console() {
+    let dir = TempDir::new("console");
+    let (_side, tty) = terminal();
+    let place = place(&tty, &dir);
+    std::fs::write(&place.lock, "").unwrap();
+    for path in [&place.tty, &place.lock] {
+        let holder = open_both(path);
+        assert!(os::lock(&holder, Lock::Try).unwrap());
+        let streams = Streams {
+            input: open_both("/dev/null"),
+            output: open_both("/dev/null"),
+        };
+        let error = run(&place, OPTIONS, streams).unwrap_err().to_string();
+        assert!(error.contains("somebody else is at"), "{error}");
+    }
 }
 
 #[test]
