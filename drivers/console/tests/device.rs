@@ -327,7 +327,11 @@ fn row19_a_driver_that_starts_over() {
     rig.host_writes(0, b"lost");
     rig.start(MULTIPORT);
     assert_eq!(rig.device().counters().in_dropped, 4);
-    assert_eq!(rig.device().room(0), INPUT_BYTES, "the next one gets none of it");
+    assert_eq!(
+        rig.device().room(0),
+        INPUT_BYTES,
+        "the next one gets none of it"
+    );
     assert_eq!(rig.host_reads(0), b"kept");
     assert!(!rig.device().is_guest_open(0), "it has to say so");
     // A buffer that was held back belongs to the driver again.

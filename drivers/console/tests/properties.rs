@@ -50,16 +50,13 @@ proptest! {
                 2 => {
                     rig.give(queue);
                 }
-                3 => {
-                    if rig.transport.features().bits() & MULTIPORT != 0 {
-                        let event = [event::PORT_READY, event::PORT_OPEN, number % 9][usize::from(number % 3)];
-                        rig.control(port as u32, event, number >> 8 & 1);
-                    }
+                3 if multiport => {
+                    let events = [event::PORT_READY, event::PORT_OPEN, number % 9];
+                    let event = events[usize::from(number % 3)];
+                    rig.control(port as u32, event, number >> 8 & 1);
                 }
                 4 if multiport => {
-                    if rig.transport.features().bits() & MULTIPORT != 0 {
-                        rig.control(NO_PORT, event::DEVICE_READY, u16::from(number % 4 != 0));
-                    }
+                    rig.control(NO_PORT, event::DEVICE_READY, u16::from(number % 4 != 0));
                 }
                 5 => {
                     let mut bytes = vec![0; usize::from(number)];
