@@ -52,7 +52,7 @@ pub(crate) struct Place {
     pub(crate) port: usize,
     /// The port's name; the console has none.
     pub(crate) name: Option<String>,
-    /// The file that `xl console` locks while it is at that terminal.
+    /// The file that `xl console` locks while it is there.
     pub(crate) lock: String,
 }
 
@@ -117,7 +117,7 @@ pub(crate) fn find(host: &mut Host, domain: &str, port: Option<&str>) -> Result<
     })?;
     Ok(Place {
         driver: driver.name.clone(),
-        lock: session::lock_of_xl(&tty),
+        lock: session::lock_of_xl(driver.id),
         tty,
         slot,
         port,

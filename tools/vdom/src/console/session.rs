@@ -215,8 +215,7 @@ impl Session {
     }
 }
 
-/// The file that `xl console` locks for a terminal.
-pub(crate) fn lock_of_xl(tty: &str) -> String {
-    let name = tty.trim_start_matches('/').replace('/', ".");
-    format!("/var/lock/xenconsole.{name}")
+/// The file that `xl console` locks for a domain.
+pub(crate) fn lock_of_xl(domain: u16) -> String {
+    format!("/var/lock/xenconsole.{domain}")
 }

@@ -370,6 +370,7 @@ fn a_port_is_found_by_number_and_name() {
             assert_eq!((place.slot.get(), place.port), (slot, number), "{port:?}");
             assert_eq!(place.name.as_deref(), name);
             assert_eq!((&*place.driver, &*place.tty), ("web-vd", "/dev/pts/3"));
+            assert_eq!(place.lock, "/var/lock/xenconsole.7");
         }
     }
     for (port, what) in [
@@ -594,12 +595,4 @@ fn two_at_one_console() {
         let error = run(&place, OPTIONS, streams).unwrap_err().to_string();
         assert!(error.contains("somebody else is at"), "{error}");
     }
-}
-
-#[test]
-fn the_lock_of_xl() {
-    assert_eq!(
-        session::lock_of_xl("/dev/pts/3"),
-        "/var/lock/xenconsole.dev.pts.3"
-    );
 }
