@@ -1,10 +1,17 @@
 //! The operator at the console: commands and what they print.
 //!
+//! A port of a console device can be had here too: by a person, who then types to the guest, or by a program, whose lines
+//! go beside the log's and the commands'.
+//!
 //! A page of output fits the console's ring (2 KiB); what does not is dropped rather than waited for.
 
 use core::fmt::{self, Write};
 
+use vd_config::SlotIndex;
+use vd_console::{ConsoleDevice, Size};
 use vd_kernel_core::command::{self, Command};
+use vd_kernel_core::link::{self as core_link, Link, Output};
+use vd_xenbus::link::{self, Reply};
 
 use crate::dm::{Guest, slots};
 use crate::mem::{frames, heap};
@@ -29,34 +36,246 @@ impl Write for Out {
     }
 }
 
-/// Carries out what was typed, up to the first line that is a request; there may be more behind it.
-pub fn poll(guest: Option<&Guest>) -> Option<Request> {
-    console::service();
-    let mut request = None;
-    while request.is_none() && console::read_line(|line| request = run(line, guest)) {}
-    request
+impl Output for Out {
+    fn room(&self) -> usize {
+        console::room()
+    }
+
+    fn write(&mut self, text: &str) {
+        console::write(text.as_bytes());
+    }
 }
 
-fn run(line: &str, guest: Option<&Guest>) -> Option<Request> {
-    // The console always takes what is written.
-    let _ = match command::parse(line) {
-        Command::Nothing => Ok(()),
-        Command::Help => Out.write_str(command::HELP),
-        Command::Stats => {
-            let _ = stats(guest);
-            return guest.map(|_| Request::Publish);
-        }
-        Command::Devices => devices(guest),
-        Command::Log(level) => {
-            log::set_level(level);
-            Ok(())
-        }
-        Command::Shutdown => return Some(Request::Shutdown),
-        Command::Panic => panic!("asked for at the console"),
-        Command::Unknown => Out.write_str("not understood; try help\n"),
-    };
-    None
+/// Who is at the console.
+#[derive(Default)]
+pub struct Operator {
+    session: Session,
 }
+
+/// What the console is besides.
+#[derive(Default)]
+enum Session {
+    /// Nothing.
+    #[default]
+    Commands,
+    /// A port's other end, for a program.
+    Link(SlotIndex, Link),
+    /// A port's other end, for a person: everything that is typed is the guest's.
+    Attached(SlotIndex, usize),
+}
+
+/// What a program that is linked is told when this ends.
+const GUEST_GONE: &str = "the guest is gone";
+
+impl Operator {
+    /// Carries out what was typed, up to the first line that is a request; there may be more behind it.
+    pub fn poll(&mut self, mut guest: Option<&mut Guest>) -> Option<Request> {
+        console::service();
+        let mut request = None;
+        while request.is_none() {
+            if let Session::Attached(slot, port) = self.session {
+                let guest = guest.as_deref_mut();
+                if guest.is_some_and(|guest| self.type_in(slot, port, guest)) {
+                    continue;
+                }
+                break;
+            }
+            let more = console::read_line(|line| request = self.run(line, guest.as_deref_mut()));
+            if !more {
+                break;
+            }
+        }
+        request
+    }
+
+    /// Shows what a guest has written to a port, as far as there is room.
+    pub fn pump(&mut self, guest: &mut Guest) {
+        match &mut self.session {
+            Session::Commands => {}
+            Session::Link(slot, link) => {
+                let devices = guest.devices_mut();
+                devices.with_console(*slot, |device| link.pump(device, &mut Out));
+            }
+            Session::Attached(slot, port) => {
+                let (devices, port) = (guest.devices_mut(), *port);
+                devices.with_console(*slot, |device| show(device, port));
+            }
+        }
+    }
+
+    /// The guest is gone: the console is for commands only, and everything that was held back comes.
+    pub fn guest_gone(&mut self) {
+        self.end(None, GUEST_GONE);
+    }
+
+    fn run(&mut self, line: &str, mut guest: Option<&mut Guest>) -> Option<Request> {
+        if let Session::Link(slot, link) = &mut self.session
+            && let Some(request) = link::Request::parse(line)
+        {
+            let slot = *slot;
+            let guest = guest?;
+            let devices = guest.devices_mut();
+            let ended = match request {
+                link::Request::Data(data) => devices
+                    .with_console(slot, |device| link.take(device, data))
+                    .and_then(Result::err),
+                link::Request::Credit(bytes) => {
+                    link.grant(bytes);
+                    None
+                }
+                link::Request::Resize(columns, rows) => {
+                    devices.resize(slot, Size { columns, rows });
+                    None
+                }
+                link::Request::End => Some("as asked"),
+            };
+            match ended {
+                Some(why) => self.end(Some(guest), why),
+                None => self.pump(guest),
+            }
+            return None;
+        }
+        // The console always takes what is written.
+        let _ = match command::parse(line) {
+            Command::Nothing => Ok(()),
+            Command::Help => Out.write_str(command::HELP),
+            Command::Stats => {
+                let _ = stats(guest.as_deref());
+                return guest.map(|_| Request::Publish);
+            }
+            Command::Devices => devices(guest.as_deref()),
+            Command::Log(level) => {
+                log::set_level(level);
+                Ok(())
+            }
+            Command::Attach { slot, port } => {
+                self.end(guest.as_deref_mut(), "somebody attaches");
+                self.attach(guest, slot, port)
+            }
+            Command::Link { slot, port, nonce } => {
+                self.end(guest.as_deref_mut(), "another program comes");
+                self.link(guest, slot, port, nonce);
+                Ok(())
+            }
+            Command::Shutdown => return Some(Request::Shutdown),
+            Command::Panic => panic!("asked for at the console"),
+            Command::Unknown => Out.write_str("not understood; try help\n"),
+        };
+        None
+    }
+
+    fn attach(&mut self, guest: Option<&mut Guest>, slot: SlotIndex, name: &str) -> fmt::Result {
+        let Some(guest) = guest else {
+            return Out.write_str("no guest\n");
+        };
+        let found = guest.devices_mut().with_console(slot, |device| {
+            let port = port_of(device, name).filter(|port| device.attach(*port));
+            port.ok_or("there is no such port\n")
+        });
+        let port = match found {
+            None => return Out.write_str("there is no console device in this slot\n"),
+            Some(Err(why)) => return Out.write_str(why),
+            Some(Ok(port)) => port,
+        };
+        writeln!(Out, "slot {slot}, port {port}: Ctrl-^ ends this")?;
+        console::hold(true);
+        self.session = Session::Attached(slot, port);
+        self.pump(guest);
+        Ok(())
+    }
+
+    fn link(&mut self, guest: Option<&mut Guest>, slot: SlotIndex, name: &str, nonce: u64) {
+        let found = guest.and_then(|guest| {
+            let link = guest.devices_mut().with_console(slot, |device| {
+                port_of(device, name).and_then(|port| Link::new(device, port, nonce))
+            });
+            Some((guest, link?))
+        });
+        let why = match found {
+            Some((guest, Some(link))) => {
+                console::set_echo(false);
+                self.session = Session::Link(slot, link);
+                return self.pump(guest);
+            }
+            Some((_, None)) => "it has no such port",
+            None => "there is no console device in this slot",
+        };
+        let _ = core_link::put(&mut Out, &Reply::Refused { nonce, why });
+    }
+
+    /// From now on the console is for commands only.
+    fn end(&mut self, guest: Option<&mut Guest>, why: &str) {
+        let devices = guest.map(Guest::devices_mut);
+        match core::mem::take(&mut self.session) {
+            Session::Commands => {}
+            Session::Link(slot, link) => {
+                console::set_echo(true);
+                match devices {
+                    Some(devices) => {
+                        devices.with_console(slot, |device| link.end(Some(device), &mut Out, why));
+                    }
+                    None => link.end(None, &mut Out, why),
+                }
+            }
+            Session::Attached(slot, port) => {
+                if let Some(devices) = devices {
+                    devices.with_console(slot, |device| device.detach(port));
+                }
+                // Whatever the guest has left in its line.
+                console::write_some(b"\r\n");
+                console::hold(false);
+                let _ = writeln!(Out, "console: back, as {why}");
+            }
+        }
+    }
+
+    /// Gives the guest what was typed. Returns whether there may be more.
+    fn type_in(&mut self, slot: SlotIndex, port: usize, guest: &mut Guest) -> bool {
+        let mut typed = [0; 64];
+        let read = console::read_some(&mut typed);
+        let typed = &typed[..read];
+        let escape = typed.iter().position(|byte| *byte == command::ESCAPE);
+        let bytes = &typed[..escape.unwrap_or(read)];
+        let devices = guest.devices_mut();
+        let taken = devices.with_console(slot, |device| device.write(port, bytes));
+        if taken.is_some_and(|taken| taken < bytes.len()) {
+            // The guest does not read. A person hears that; nobody else types here.
+            console::write_some(b"\x07");
+        }
+        if escape.is_some() {
+            self.end(Some(guest), "Ctrl-^ was typed");
+        }
+        read > 0
+    }
+}
+
+/// The port of a device that is called so, or has that number.
+fn port_of(device: &ConsoleDevice, name: &str) -> Option<usize> {
+    let number = || name.parse().ok().filter(|port| *port < device.ports());
+    device.port_named(name).or_else(number)
+}
+
+/// Shows a port's output as it is, as far as there is room.
+fn show(device: &mut ConsoleDevice, port: usize) {
+    let mut bytes = [0; 256];
+    while console::room() > LOSS {
+        let lost = device.take_lost(port);
+        if lost > 0 {
+            let mut text = heapless::String::<LOSS>::new();
+            let _ = write!(text, "\r\n[console: {lost} bytes lost]\r\n");
+            console::write_some(text.as_bytes());
+        }
+        let room = console::room().min(bytes.len());
+        let read = device.read(port, &mut bytes[..room]);
+        console::write_some(&bytes[..read]);
+        if read == 0 {
+            break;
+        }
+    }
+}
+
+/// Characters of what tells of loss.
+const LOSS: usize = 64;
 
 fn stats(guest: Option<&Guest>) -> fmt::Result {
     let ms = time::uptime() / 1_000_000;

@@ -15,7 +15,7 @@ use vd_kernel_core::cmdline::Options;
 use vd_kernel_core::description::{self, Description};
 use xen_hypercall::sched::ShutdownReason;
 
-use crate::control::{self, Request};
+use crate::control::{self, Operator, Request};
 use crate::counters;
 use crate::dm::bus::Bus;
 use crate::dm::{Guest, slots};
@@ -69,6 +69,7 @@ pub fn run(store: Store, modules: &[Module], options: &Options) -> ! {
         held: News::default(),
         published: Vec::new(),
         next: None,
+        operator: Operator::default(),
     };
     for (path, token) in [(keys::COMMIT, WATCH_COMMIT), (SHUTDOWN, WATCH_SHUTDOWN)] {
         if let Err(error) = service.store.watch(path, token) {
@@ -99,6 +100,8 @@ struct Service {
     published: Vec<(String, u64)>,
     /// The counter to go on with, while some are being published.
     next: Option<usize>,
+    /// Who is at the console.
+    operator: Operator,
 }
 
 /// What xenstore had to say.
@@ -197,7 +200,7 @@ impl Service {
             {
                 return Ok(found);
             }
-            if control::poll(None) == Some(Request::Shutdown) {
+            if self.operator.poll(None) == Some(Request::Shutdown) {
                 return Err(Stop::Console);
             }
             if news.shutdown || news.commit {
@@ -341,9 +344,10 @@ impl Service {
                 }
                 self.publish(&guest);
             }
-            if happened.contains(Happened::CONSOLE) && self.console(&guest) {
+            if happened.contains(Happened::CONSOLE) && self.console(&mut guest) {
                 break Stop::Console;
             }
+            self.operator.pump(&mut guest);
             if happened.contains(Happened::TIMER) {
                 // An event could have been lost; nothing else may be.
                 more |= guest.tick(ticks.elapsed());
@@ -365,6 +369,7 @@ impl Service {
         };
         // The guest first: what follows waits for xenstored.
         guest.release();
+        self.operator.guest_gone();
         self.close_disks();
         self.summary(&guest);
         self.publish_all(&guest);
@@ -372,8 +377,8 @@ impl Service {
     }
 
     /// Carries out what the operator has typed. Returns whether to stop.
-    fn console(&mut self, guest: &Guest) -> bool {
-        while let Some(request) = control::poll(Some(guest)) {
+    fn console(&mut self, guest: &mut Guest) -> bool {
+        while let Some(request) = self.operator.poll(Some(guest)) {
             match request {
                 Request::Shutdown => return true,
                 Request::Publish => {

@@ -5,6 +5,7 @@
 
 use core::fmt;
 
+use crate::console::PortNames;
 use crate::error::{ConfigError, Excerpt};
 use crate::keys::device as key;
 use crate::net::{MacAddress, Mtu};
@@ -25,6 +26,8 @@ pub enum DeviceType {
     Net,
     /// Entropy device (virtio device ID 4).
     Rng,
+    /// Console device (virtio device ID 3).
+    Console,
 }
 
 impl DeviceType {
@@ -34,6 +37,7 @@ impl DeviceType {
             DeviceType::Blk => "blk",
             DeviceType::Net => "net",
             DeviceType::Rng => "rng",
+            DeviceType::Console => "console",
         }
     }
 
@@ -42,6 +46,7 @@ impl DeviceType {
             b"blk" => Ok(DeviceType::Blk),
             b"net" => Ok(DeviceType::Net),
             b"rng" => Ok(DeviceType::Rng),
+            b"console" => Ok(DeviceType::Console),
             _ => Err(ConfigError::BadType(Excerpt::new(text))),
         }
     }
@@ -58,6 +63,8 @@ pub enum Backend {
     Switch,
     /// The CPU's random number generator.
     Cpu,
+    /// The driver domain's own PV console, by which dom0 gets at the device's ports.
+    Console,
     /// A disk of the driver domain (`disk=` in its configuration), which another domain serves.
     Vbd(VirtualDisk),
 }
@@ -68,6 +75,7 @@ impl Backend {
             b"module" => Ok(Backend::Module),
             b"switch" => Ok(Backend::Switch),
             b"cpu" => Ok(Backend::Cpu),
+            b"console" => Ok(Backend::Console),
             [b'r', b'a', b'm', b':', size @ ..] => ByteSize::parse(size).map(Backend::Ram),
             [b'v', b'b', b'd', b':', disk @ ..] => VirtualDisk::parse(disk).map(Backend::Vbd),
             _ => Err(ConfigError::BadBackend(Excerpt::new(text))),
@@ -82,6 +90,7 @@ impl fmt::Display for Backend {
             Backend::Ram(size) => write!(f, "ram:{size}"),
             Backend::Switch => f.write_str("switch"),
             Backend::Cpu => f.write_str("cpu"),
+            Backend::Console => f.write_str("console"),
             Backend::Vbd(disk) => write!(f, "vbd:{disk}"),
         }
     }
@@ -144,8 +153,9 @@ impl Serial {
 
 /// Most queues of a device; of a network device, most pairs of them.
 pub const MAX_QUEUES: u16 = 4;
-/// Most virtqueues of a device: a network device has two for each of its queues, and one for commands.
-pub const MAX_VIRTQUEUES: u16 = 2 * MAX_QUEUES + 1;
+/// Most virtqueues of a device: a network device has two for each of its queues, and one for commands; a console device two
+/// for each of four ports, and two for control.
+pub const MAX_VIRTQUEUES: u16 = 10;
 
 /// How many queues a device has: 1 to [`MAX_QUEUES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,6 +254,7 @@ pub struct DeviceDescription {
     mtu: Mtu,
     offloads: bool,
     rate: Rate,
+    ports: PortNames,
     interrupt: Option<Interrupt>,
     doorbell: Option<Doorbell>,
     memory: Memory,
@@ -303,12 +314,17 @@ impl DeviceDescription {
                 let rate = ByteSize(self.rate.0.into());
                 write(key::RATE, format_args!("{rate}"))?;
             }
+            DeviceType::Console => {
+                if !self.ports.is_empty() {
+                    write(key::PORTS, format_args!("{}", self.ports))?;
+                }
+            }
         }
         if let Some(mac) = self.mac {
             write(key::MAC, format_args!("{mac}"))?;
         }
         write(key::PACKED, format_args!("{}", u8::from(self.packed)))?;
-        if self.kind != DeviceType::Rng {
+        if matches!(self.kind, DeviceType::Blk | DeviceType::Net) {
             write(key::QUEUES, format_args!("{}", self.queues.0))?;
         }
         write(key::QUEUE_SIZE, format_args!("{}", self.queue_size.0))?;
@@ -350,11 +366,16 @@ impl DeviceDescription {
     }
 
     /// How many virtqueues it has.
-    pub const fn virtqueues(&self) -> u16 {
+    pub fn virtqueues(&self) -> u16 {
         match self.kind {
             DeviceType::Blk => self.queues.0,
             DeviceType::Net => self.queues.0.saturating_mul(2).saturating_add(1),
             DeviceType::Rng => 1,
+            DeviceType::Console => {
+                // The console's two and the two for control, which are there for one port too.
+                let named = u16::try_from(self.ports.len()).unwrap_or(u16::MAX);
+                named.saturating_mul(2).saturating_add(4)
+            }
         }
     }
 
@@ -376,6 +397,11 @@ impl DeviceDescription {
     /// Most random bytes a second.
     pub const fn rate(&self) -> u32 {
         self.rate.0
+    }
+
+    /// The names of a console device's ports beside the console.
+    pub const fn ports(&self) -> &PortNames {
+        &self.ports
     }
 
     /// How many queues it has; of a network device, how many pairs.
@@ -469,6 +495,7 @@ struct Fields {
     mtu: Option<Mtu>,
     offloads: Option<bool>,
     rate: Option<Rate>,
+    ports: Option<PortNames>,
     interrupt: Option<Interrupt>,
     doorbell: Option<Doorbell>,
     memory: Option<Memory>,
@@ -509,6 +536,7 @@ impl Fields {
                 parse_flag(key::OFFLOADS, value)?,
             ),
             b"rate" => set(&mut self.rate, key::RATE, Rate::parse(value)?),
+            b"ports" => set(&mut self.ports, key::PORTS, PortNames::parse(value)?),
             b"interrupt" => set(
                 &mut self.interrupt,
                 key::INTERRUPT,
@@ -533,15 +561,19 @@ impl Fields {
             (self.offloads.is_some(), key::OFFLOADS),
         ];
         let entropy = [(self.rate.is_some(), key::RATE)];
-        let others: [&[(bool, &'static str)]; 3] = match kind {
-            DeviceType::Blk => [&networks, &entropy, &[]],
+        let consoles = [(self.ports.is_some(), key::PORTS)];
+        let queues = [(self.queues.is_some(), key::QUEUES)];
+        let others: [&[(bool, &'static str)]; 4] = match kind {
+            DeviceType::Blk => [&networks, &entropy, &consoles, &[]],
             DeviceType::Net => [
                 &disks,
                 &entropy,
+                &consoles,
                 // A frame goes from one device's memory to another's, in one copy.
                 &[(self.memory == Some(Memory::Grants), key::MEMORY)],
             ],
-            DeviceType::Rng => [&disks, &networks, &[(self.queues.is_some(), key::QUEUES)]],
+            DeviceType::Rng => [&disks, &networks, &consoles, &queues],
+            DeviceType::Console => [&disks, &networks, &entropy, &queues],
         };
         let given = others.into_iter().flatten().find(|(given, _)| *given);
         if let Some((_, key)) = given {
@@ -551,6 +583,7 @@ impl Fields {
             Backend::Module | Backend::Ram(_) | Backend::Vbd(_) => DeviceType::Blk,
             Backend::Switch => DeviceType::Net,
             Backend::Cpu => DeviceType::Rng,
+            Backend::Console => DeviceType::Console,
         };
         if kind != needed {
             return Err(ConfigError::BackendNotFor(kind));
@@ -578,6 +611,7 @@ impl Fields {
             mtu: self.mtu.unwrap_or_default(),
             offloads: self.offloads.unwrap_or(true),
             rate: self.rate.unwrap_or_default(),
+            ports: self.ports.unwrap_or_default(),
             interrupt: self.interrupt,
             doorbell: self.doorbell,
             memory: self.memory.unwrap_or_default(),
@@ -587,7 +621,11 @@ impl Fields {
             Backend::Vbd(_) if self.block_size.is_some() => {
                 return Err(ConfigError::BlockSizeOfDisk);
             }
-            Backend::Vbd(_) | Backend::Module | Backend::Switch | Backend::Cpu => {}
+            Backend::Vbd(_)
+            | Backend::Module
+            | Backend::Switch
+            | Backend::Cpu
+            | Backend::Console => {}
         }
         Ok(device)
     }

@@ -3,11 +3,22 @@
 //! Invariant: a slot has at most one device, at most one device is backed by the module, of which there is one, no two by
 //! the same disk of another domain, and no two have one address.
 
-use crate::device::{Backend, DeviceDescription};
+use crate::device::{Backend, DeviceDescription, DeviceType};
 use crate::error::ConfigError;
 use crate::slot::{SLOTS, SlotIndex};
 use crate::target::TargetType;
 use crate::vbd::VirtualDisk;
+
+/// Most ports of all console devices: each has rings in the driver domain's memory.
+const MAX_PORTS: usize = 16;
+
+/// The ports of a console device.
+fn ports(device: &DeviceDescription) -> usize {
+    match device.kind() {
+        DeviceType::Console => device.ports().len().saturating_add(1),
+        _ => 0,
+    }
+}
 
 /// The devices of one guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,6 +54,16 @@ impl Devices {
             && let Some((holder, _)) = self.vbds().find(|(_, held)| *held == disk)
         {
             return Err(ConfigError::DiskTaken(holder, disk));
+        }
+        if device.kind() == DeviceType::Console {
+            let others = self.iter().map(|(_, other)| other);
+            let ports = others
+                .chain([&device])
+                .map(ports)
+                .fold(0, usize::saturating_add);
+            if ports > MAX_PORTS {
+                return Err(ConfigError::TooManyPorts);
+            }
         }
         let slot = match slot {
             Some(slot) if self.get(slot).is_some() => return Err(ConfigError::SlotTaken(slot)),
@@ -121,7 +142,11 @@ impl Devices {
     pub fn ram_bytes(&self) -> Option<u64> {
         self.iter()
             .try_fold(0_u64, |sum, (_, device)| match device.backend() {
-                Backend::Module | Backend::Switch | Backend::Cpu | Backend::Vbd(_) => Some(sum),
+                Backend::Module
+                | Backend::Switch
+                | Backend::Cpu
+                | Backend::Console
+                | Backend::Vbd(_) => Some(sum),
                 Backend::Ram(size) => sum.checked_add(size.bytes()),
             })
     }
@@ -178,6 +203,19 @@ mod tests {
         let other = "type=net,backend=switch,mac=00:16:3e:00:00:02";
         let devices = parse(&[net, other]).unwrap();
         assert_eq!((devices.len(), devices.ram_bytes()), (2, Some(0)));
+    }
+
+    #[test]
+    fn console_devices_have_so_many_ports() {
+        let four = "type=console,backend=console,ports=a/b/c";
+        assert_eq!(parse(&[four; 4]).unwrap().len(), 4);
+        let mut five = vec![four; 4];
+        five.push("type=console,backend=console");
+        assert_eq!(parse(&five).unwrap_err(), (4, ConfigError::TooManyPorts));
+        assert_eq!(
+            parse(&["type=console,backend=console"; 16]).unwrap().len(),
+            16
+        );
     }
 
     #[test]

@@ -108,6 +108,10 @@ pub enum ConfigError {
     BadMac(Excerpt),
     /// An MTU that no device can have.
     BadMtu(Excerpt),
+    /// Names that ports cannot have.
+    BadPorts(Excerpt),
+    /// More ports in console devices than a driver domain has room for.
+    TooManyPorts,
     /// A number of random bytes a second that no device can have.
     BadRate(Excerpt),
     /// A key that devices of this type do not have.
@@ -177,7 +181,7 @@ impl fmt::Display for ConfigError {
                 write!(f, "mac= is missing: every network device needs one")
             }
             Self::MissingKey(key) => write!(f, "{key}= is missing: every device needs one"),
-            Self::BadType(text) => write!(f, "device type {text} is not known: use type=blk, type=net or type=rng"),
+            Self::BadType(text) => write!(f, "device type {text} is not known: use type=blk, type=net, type=rng or type=console"),
             Self::BadBackend(text) => write!(
                 f,
                 "back end {text} is not known: use backend=module, backend=ram:SIZE or backend=vbd:DEV for disks, backend=switch for network devices, backend=cpu for entropy devices"
@@ -227,6 +231,16 @@ impl fmt::Display for ConfigError {
             ),
             Self::BackendNotFor(DeviceType::Net) => {
                 write!(f, "a network device has no storage: use backend=switch")
+            }
+            Self::BadPorts(text) => write!(
+                f,
+                "ports {text} are not allowed: one to three different names, separated by slashes, each of up to 32 letters, digits, dots, dashes and underscores, the first of them a letter"
+            ),
+            Self::TooManyPorts => f.write_str(
+                "the console devices have more than 16 ports together, their consoles included",
+            ),
+            Self::BackendNotFor(DeviceType::Console) => {
+                f.write_str("a console device needs backend=console, and nothing else has it")
             }
             Self::BackendNotFor(DeviceType::Rng) => {
                 write!(f, "an entropy device has one back end: use backend=cpu")

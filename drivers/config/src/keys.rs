@@ -83,6 +83,8 @@ pub mod device {
     pub const OFFLOADS: &str = "offloads";
     /// Most random bytes a second.
     pub const RATE: &str = "rate";
+    /// Names of a console device's ports.
+    pub const PORTS: &str = "ports";
     /// How the device interrupts the guest.
     pub const INTERRUPT: &str = "interrupt";
     /// How the guest's driver kicks.
@@ -92,9 +94,9 @@ pub mod device {
     /// In configuration strings only: the slot. In xenstore it is the directory's name.
     pub const SLOT: &str = "slot";
     /// All that xenstore has.
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 16] = [
         TYPE, BACKEND, SERIAL, READONLY, BLOCK_SIZE, PACKED, QUEUES, QUEUE_SIZE, MAC, MTU,
-        OFFLOADS, RATE, INTERRUPT, DOORBELL, MEMORY,
+        OFFLOADS, RATE, PORTS, INTERRUPT, DOORBELL, MEMORY,
     ];
 }
 

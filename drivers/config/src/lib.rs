@@ -21,6 +21,7 @@
     )
 )]
 
+mod console;
 pub mod device;
 pub mod devices;
 pub mod error;
@@ -35,6 +36,7 @@ pub mod target;
 pub mod vbd;
 pub mod xenbus;
 
+pub use console::{PortName, PortNames};
 pub use device::{
     Backend, BlockSize, DeviceDescription, DeviceType, MAX_QUEUES, MAX_VIRTQUEUES, QueueSize,
     Queues, Rate, Serial,

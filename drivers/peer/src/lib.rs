@@ -294,10 +294,17 @@ impl<D: Device> Transport for Registers<D> {
 
     fn write_config_space<T: zerocopy::IntoBytes + zerocopy::Immutable>(
         &mut self,
-        _: usize,
-        _: T,
+        offset: usize,
+        value: T,
     ) -> Result<(), Error> {
-        panic!("nothing to write there")
+        let mut bytes = [0; 8];
+        let size = value.as_bytes().len();
+        bytes[..size].copy_from_slice(value.as_bytes());
+        let at = 0x100 + offset as u64;
+        let value = u64::from_le_bytes(bytes);
+        let mut device = self.device.lock().unwrap();
+        device.0.write(&ArenaMemory, at, size as u64, value);
+        Ok(())
     }
 }
 

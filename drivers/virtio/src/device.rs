@@ -17,6 +17,8 @@ impl DeviceId {
     pub const NETWORK: DeviceId = DeviceId(1);
     /// Block device.
     pub const BLOCK: DeviceId = DeviceId(2);
+    /// Console.
+    pub const CONSOLE: DeviceId = DeviceId(3);
     /// Entropy source.
     pub const ENTROPY: DeviceId = DeviceId(4);
 }

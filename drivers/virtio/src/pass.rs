@@ -85,6 +85,11 @@ impl<'a, M: GuestMemory + ?Sized> Pass<'a, M> {
         Ok(())
     }
 
+    /// Whether more may be taken: if not, that [`Pass::take`] has given nothing says nothing of the queue.
+    pub fn has_budget(&self) -> bool {
+        *self.budget > 0
+    }
+
     /// Takes more of the budget than a request costs by itself, for one that means more work than moving its bytes once.
     pub fn charge(&mut self, cost: u32) {
         *self.budget = self.budget.saturating_sub(cost);

@@ -86,6 +86,25 @@ impl ConsoleWriter {
         }
     }
 
+    /// The caller has dropped so many bytes before they got here.
+    pub fn lose(&mut self, bytes: usize) {
+        self.drop_bytes(bytes);
+    }
+
+    /// Bytes that fit as they are, without a word of loss before them.
+    pub fn room<P: SharedPage + ?Sized>(&self, page: &P) -> usize {
+        match self.out.free(page) {
+            Ok(free) if self.unreported == 0 => usize::try_from(free).unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    /// Writes as many bytes as fit, as they are, and says how many. What does not fit is not lost.
+    pub fn write_some<P: SharedPage + ?Sized>(&mut self, page: &P, bytes: &[u8]) -> usize {
+        let room = self.room(page).min(bytes.len());
+        self.put(page, bytes.get(..room).unwrap_or(&[]))
+    }
+
     /// Bytes dropped so far.
     pub fn lost(&self) -> u64 {
         self.lost

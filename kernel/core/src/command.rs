@@ -1,10 +1,12 @@
 //! Commands typed at the console (`xl console`).
 
+use vd_config::SlotIndex;
+
 use crate::cmdline::LogLevel;
 
 /// What the operator wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
+pub enum Command<'a> {
     /// Nothing: an empty line.
     Nothing,
     /// The list of commands.
@@ -15,6 +17,22 @@ pub enum Command {
     Devices,
     /// Another log level.
     Log(LogLevel),
+    /// This console becomes a port of a console device, until [`ESCAPE`] is typed.
+    Attach {
+        /// The device's slot.
+        slot: SlotIndex,
+        /// The port's name or number.
+        port: &'a str,
+    },
+    /// A program in dom0 wants a port of a console device ([`vd_xenbus::link`]).
+    Link {
+        /// The device's slot.
+        slot: SlotIndex,
+        /// The port's name or number.
+        port: &'a str,
+        /// What its answer has to begin with.
+        nonce: u64,
+    },
     /// Release the guest and power off.
     Shutdown,
     /// Panic: shows that the guest survives it.
@@ -23,21 +41,44 @@ pub enum Command {
     Unknown,
 }
 
+/// Ends what [`Command::Attach`] has begun: Ctrl-^. `xl console` keeps Ctrl-] for itself.
+pub const ESCAPE: u8 = 0x1e;
+
 /// What `help` prints.
 pub const HELP: &str = "\
 help            this list
 stats           counters, which xenstore gets too
 devices         devices and their state
 log LEVEL       off, error, warn, info, debug or trace
+attach SLOT [PORT]  this console becomes a port of a console device; Ctrl-^ ends that
 shutdown        release the guest and power off
 panic           panic, to see that the guest is released
 ";
 
 /// Parses one line.
 #[must_use]
-pub fn parse(line: &str) -> Command {
+pub fn parse(line: &str) -> Command<'_> {
     let mut words = line.split_ascii_whitespace();
     let (first, second) = (words.next(), words.next());
+    if let Some("attach" | "link") = first {
+        let slot = second.and_then(|slot| SlotIndex::parse(slot.as_bytes()).ok());
+        return match (first, slot, words.next(), words.next(), words.next()) {
+            (Some("attach"), Some(slot), port, None, None) => Command::Attach {
+                slot,
+                port: port.unwrap_or("0"),
+            },
+            (Some("link"), Some(slot), Some(port), Some(nonce), None) => {
+                nonce
+                    .parse()
+                    .map_or(Command::Unknown, |nonce| Command::Link {
+                        slot,
+                        port,
+                        nonce,
+                    })
+            }
+            _ => Command::Unknown,
+        };
+    }
     if words.next().is_some() {
         return Command::Unknown;
     }
@@ -55,6 +96,8 @@ pub fn parse(line: &str) -> Command {
 
 #[cfg(test)]
 mod tests {
+    use vd_config::SlotIndex;
+
     use super::{Command, HELP, parse};
     use crate::cmdline::LogLevel;
 
@@ -63,6 +106,21 @@ mod tests {
         assert_eq!(parse("  "), Command::Nothing);
         assert_eq!(parse(" stats "), Command::Stats);
         assert_eq!(parse("log warn"), Command::Log(LogLevel::Warn));
+        let slot = SlotIndex::new(3).unwrap();
+        let attach = |port| Command::Attach { slot, port };
+        assert_eq!(parse("attach 3"), attach("0"));
+        assert_eq!(parse("attach 3 data"), attach("data"));
+        let (port, nonce) = ("data", 7);
+        assert_eq!(parse("link 3 data 7"), Command::Link { slot, port, nonce });
+        for bad in [
+            "attach",
+            "attach 16",
+            "attach 3 data x",
+            "link 3 data",
+            "link 3 data x",
+        ] {
+            assert_eq!(parse(bad), Command::Unknown, "{bad}");
+        }
         for bad in ["log", "log loud", "stats now", "Panic", "log warn twice"] {
             assert_eq!(parse(bad), Command::Unknown, "{bad}");
         }
@@ -72,7 +130,11 @@ mod tests {
     fn help_names_commands_that_exist() {
         for line in HELP.lines() {
             let word = line.split_ascii_whitespace().next().unwrap();
-            let line = if word == "log" { "log info" } else { word };
+            let line = match word {
+                "log" => "log info",
+                "attach" => "attach 0",
+                word => word,
+            };
             assert_ne!(parse(line), Command::Unknown, "{word}");
         }
     }

@@ -39,6 +39,7 @@ pub mod frames;
 pub mod granted;
 pub mod grants;
 pub mod handover;
+pub mod link;
 pub mod poll;
 pub mod trace;
 pub mod upcall;

@@ -17,6 +17,7 @@ use vd_config::{
     Backend, ConfigError, DeviceDescription, DeviceType, Doorbell, Interrupt, MAX_QUEUES,
     Memory as Sharing, SLOTS, SlotIndex,
 };
+use vd_console::{ConsoleDevice, Size};
 use vd_ioreq::buffered::PostedWrite;
 use vd_ioreq::rep::RegisterBus;
 use vd_ioreq::{Access, Space, Width};
@@ -39,6 +40,7 @@ use crate::counters;
 use crate::mem::frames;
 use crate::mem::guest::{Memory, Needs};
 use crate::vbd::{self, Vbds};
+use crate::xen::events::Happened;
 use crate::xen::{XEN, events, time};
 
 /// Most queues of a device.
@@ -103,6 +105,10 @@ pub fn build(
             }
             DeviceType::Net => port(device, &table.switch).map(Model::Net),
             DeviceType::Rng => entropy::device(device).map(|rng| Model::Rng(Box::new(rng))),
+            DeviceType::Console => {
+                let names = device.ports().iter().cloned();
+                Ok(Model::Console(Box::new(ConsoleDevice::new(names))))
+            }
         }
         .map_err(|error| format!("device {slot}: {error}"))?;
         let mut withheld = Features::empty();
@@ -143,7 +149,7 @@ pub fn build(
 /// The rings of a device whose driver grants memory, behind `pages` of other devices.
 fn rings(device: &DeviceDescription, pages: &mut u32) -> Option<Rings> {
     (device.memory() == Sharing::Grants).then(|| {
-        let (queues, size) = (device.queues(), device.queue_size());
+        let (queues, size) = (device.virtqueues(), device.queue_size());
         let first = *pages;
         *pages += Rings::pages(queues, size);
         Rings::new(first, queues, size)
@@ -180,7 +186,7 @@ fn disk(
                 .with_queues(device.queues());
             return Ok(Disk::Vbd(device));
         }
-        Backend::Switch | Backend::Cpu => {
+        Backend::Switch | Backend::Cpu | Backend::Console => {
             return Err(ConfigError::BackendNotFor(device.kind()).to_string());
         }
     };
@@ -329,18 +335,40 @@ impl DeviceTable {
         more || idle
     }
 
-    /// Wakes the queues of network devices for which others have left something.
+    /// Lets `f` do something with the console device in that slot, if there is one there: as its host.
+    pub fn with_console<R>(
+        &mut self,
+        slot: SlotIndex,
+        f: impl FnOnce(&mut ConsoleDevice) -> R,
+    ) -> Option<R> {
+        let device = self.slots.get_mut(slot.index())?.as_mut()?;
+        let result = f(device.transport.device_mut().console_mut()?);
+        if device.take_wakes() {
+            events::mark(Happened::WORK);
+        }
+        Some(result)
+    }
+
+    /// Changes the size of a console.
+    pub fn resize(&mut self, slot: SlotIndex, size: Size) {
+        if let Some(Some(device)) = self.slots.get_mut(slot.index()) {
+            device.transport.reconfigure(|model| {
+                if let Some(console) = model.console_mut() {
+                    console.set_size(size);
+                }
+            });
+            if device.take_wakes() {
+                events::mark(Happened::WORK);
+            }
+            self.settle(slot.index());
+        }
+    }
+
+    /// Wakes the queues of devices for which others have left something.
     fn wake_ports(&mut self) -> bool {
         let mut woken = false;
         for device in self.slots.iter_mut().flatten() {
-            let Some(port) = device.transport.device().net() else {
-                continue;
-            };
-            let wakes = port.take_wakes();
-            for queue in (0..QUEUES as u16).filter(|queue| wakes >> queue & 1 != 0) {
-                device.transport.wake(queue);
-            }
-            woken |= device.transport.has_work();
+            woken |= device.take_wakes();
         }
         woken
     }
@@ -451,6 +479,15 @@ impl Device {
                 log::debug!("device {}: doorbell: {error}", self.slot);
             }
         }
+    }
+
+    /// Wakes the queues that have something to do without a kick. Returns whether there is something to do.
+    fn take_wakes(&mut self) -> bool {
+        let wakes = self.transport.device_mut().take_wakes();
+        for queue in (0..QUEUES as u16).filter(|queue| wakes >> queue & 1 != 0) {
+            self.transport.wake(queue);
+        }
+        wakes != 0 && self.transport.has_work()
     }
 
     /// Takes what a back end has finished. Returns whether the guest may have to be told.

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use vd_blk::Wake;
 use vd_config::SlotIndex;
+use vd_console::ConsoleDevice;
 use vd_net::NetDevice;
 use vd_rng::EntropyDevice;
 use vd_virtio::fault::FaultKind;
@@ -23,6 +24,8 @@ pub enum Model {
     Net(NetDevice),
     /// An entropy device.
     Rng(Box<EntropyDevice<Cpu>>),
+    /// A console device.
+    Console(Box<ConsoleDevice>),
 }
 
 /// Calls a method of whichever device it is.
@@ -32,16 +35,26 @@ macro_rules! each {
             Model::Disk($device) => $call,
             Model::Net($device) => $call,
             Model::Rng($device) => $call,
+            Model::Console($device) => $call,
         }
     };
 }
 
 impl Model {
-    /// The network device, if it is one.
-    pub fn net(&self) -> Option<&NetDevice> {
+    /// The queues that have something to do without a kick, as bits.
+    pub fn take_wakes(&mut self) -> u32 {
         match self {
-            Self::Net(port) => Some(port),
-            Self::Disk(_) | Self::Rng(_) => None,
+            Self::Net(port) => port.take_wakes(),
+            Self::Console(console) => console.take_wakes(),
+            Self::Disk(_) | Self::Rng(_) => 0,
+        }
+    }
+
+    /// The console device, if it is one.
+    pub fn console_mut(&mut self) -> Option<&mut ConsoleDevice> {
+        match self {
+            Self::Console(console) => Some(console),
+            Self::Disk(_) | Self::Net(_) | Self::Rng(_) => None,
         }
     }
 
@@ -49,7 +62,7 @@ impl Model {
     pub fn rng_mut(&mut self) -> Option<&mut EntropyDevice<Cpu>> {
         match self {
             Self::Rng(rng) => Some(rng),
-            Self::Disk(_) | Self::Net(_) => None,
+            Self::Disk(_) | Self::Net(_) | Self::Console(_) => None,
         }
     }
 
@@ -57,7 +70,7 @@ impl Model {
     pub fn poll(&mut self) -> Wake {
         match self {
             Self::Disk(disk) => disk.poll(),
-            Self::Net(_) | Self::Rng(_) => Wake::default(),
+            Self::Net(_) | Self::Rng(_) | Self::Console(_) => Wake::default(),
         }
     }
 
@@ -89,6 +102,19 @@ impl Model {
                 )
             }
             Self::Rng(rng) => format!("rng, {} bytes a second", rng.rate()),
+            Self::Console(console) => {
+                let mut text = String::from("console");
+                for port in 1..console.ports() {
+                    let open = if console.is_guest_open(port) {
+                        " (open)"
+                    } else {
+                        ""
+                    };
+                    let name = console.name(port).unwrap_or("");
+                    text += &format!(", port {port} {name}{open}");
+                }
+                text
+            }
         }
     }
 
@@ -110,6 +136,13 @@ impl Model {
                 )
             }
             Self::Rng(rng) => format!("{} random bytes", rng.counters().bytes),
+            Self::Console(console) => {
+                let counters = console.counters();
+                format!(
+                    "{} bytes out, {} of them lost, {} in",
+                    counters.out_bytes, counters.out_lost, counters.in_given
+                )
+            }
         }
     }
 
@@ -140,6 +173,7 @@ impl Model {
                     ("errors", rng.errors),
                 ]);
             }
+            Self::Console(console) => to.extend(console.counters().named()),
         }
     }
 }
@@ -158,6 +192,7 @@ impl Device for Model {
             Self::Disk(disk) => Device::queues(&**disk),
             Self::Net(port) => Device::queues(port),
             Self::Rng(rng) => Device::queues(&**rng),
+            Self::Console(console) => Device::queues(&**console),
         }
     }
 

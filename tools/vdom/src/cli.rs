@@ -32,7 +32,7 @@ Paths are relative to the directory of GUEST.cfg.
 
 A DEVICE is a list of key=value, separated by commas:
   slot=0..15        where the guest sees it (default: the next free one)
-  type=blk          a disk; required
+  type=blk          a disk; required (others: net, rng, console; see docs/operating.md)
   backend=module    its data is the driver domain's module: vdom_ramdisk
   backend=ram:SIZE  its data is memory, zeroes at first; SIZE is 64M, 1G, ...
   backend=vbd:DEV   its data is a disk of the driver domain; DEV is its vdev, as xvda
@@ -52,6 +52,13 @@ const ATTACH_MORE: &str = "\
 For toolstacks other than xl. Create the driver domain (PVH, altp2m and nested virtualization off,
 enough shadow memory) and the guest (HVM, with the table of `vdom ssdt` as its acpi_firmware,
 paused), then attach, then let the guest run. A driver domain serves one guest for its whole life.";
+
+const CONSOLE_MORE: &str = "\
+The driver domain passes everything on over its own console, which one program at a time can have.
+What the guest has printed on its console while nobody was there comes first, the last 16 KiB of it.
+With standard input in a pipe or file, all of it goes to the guest, and vdom leaves when the guest
+has closed the port or nothing has come for --idle seconds. Other ports hold the guest back while
+nobody reads them, and nothing is lost.";
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -103,6 +110,21 @@ pub(crate) enum Command {
         /// Guest or driver domain: name or id
         domain: String,
     },
+    /// A port of a guest's console device: on this terminal until Ctrl-], or in a pipe
+    #[command(after_help = CONSOLE_MORE)]
+    Console {
+        /// Guest or driver domain: name or id
+        domain: String,
+        /// The port's name or number, with SLOT: before it if several devices have such a port (default: 0, the console)
+        #[arg(value_name = "[SLOT:]PORT")]
+        port: Option<String>,
+        /// When standard input has ended and is no terminal: leave after so long without output
+        #[arg(short, long, value_name = "SECONDS", default_value_t = 1)]
+        idle: u16,
+        /// The size that the console has, instead of this terminal's
+        #[arg(short, long, value_name = "COLUMNSxROWS", value_parser = size)]
+        size: Option<(u16, u16)>,
+    },
     /// Destroy a guest and its driver domain, or what is left of them
     Destroy {
         /// Guest: name or id
@@ -153,6 +175,13 @@ fn setting(text: &str) -> Result<String, String> {
     } else {
         Err("a setting has the form KEY=VALUE".into())
     }
+}
+
+fn size(text: &str) -> Result<(u16, u16), String> {
+    let size = text
+        .split_once('x')
+        .and_then(|(columns, rows)| Some((columns.parse().ok()?, rows.parse().ok()?)));
+    size.ok_or_else(|| "a size has the form 80x25".into())
 }
 
 #[cfg(test)]

@@ -275,7 +275,11 @@ impl Needs<'_> {
             .iter()
             .filter_map(|(_, device)| match device.backend() {
                 Backend::Ram(size) => Some(size.bytes()),
-                Backend::Module | Backend::Switch | Backend::Cpu | Backend::Vbd(_) => None,
+                Backend::Module
+                | Backend::Switch
+                | Backend::Cpu
+                | Backend::Console
+                | Backend::Vbd(_) => None,
             });
         memory_mib(disks, module).ok_or_else(|| {
             Trouble::new(

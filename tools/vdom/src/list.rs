@@ -73,10 +73,10 @@ fn counter_path(id: u16, name: &str) -> String {
 }
 
 /// A device, or why its description cannot be read.
-type Read = Result<DeviceDescription, String>;
+pub(crate) type Read = Result<DeviceDescription, String>;
 
 /// What is in the driver domain's description, slot by slot.
-fn devices(host: &mut Host, driver: &Domain) -> Result<Vec<(SlotIndex, Read)>, Failure> {
+pub(crate) fn devices(host: &mut Host, driver: &Domain) -> Result<Vec<(SlotIndex, Read)>, Failure> {
     let directory = node(driver.id, keys::DEVICE);
     let mut found = Vec::new();
     for name in host.store.list(&directory).at(&driver.name, STEP)? {
@@ -107,27 +107,37 @@ fn devices(host: &mut Host, driver: &Domain) -> Result<Vec<(SlotIndex, Read)>, F
     Ok(found)
 }
 
-/// Everything that is known of the driver domain of `name`, or of the driver domain `name`.
-pub(crate) fn stats(host: &mut Host, name: &str) -> Result<String, Failure> {
-    let domain = host.find(name).at(name, STEP)?.ok_or_else(|| {
+/// The driver domains of `name`, or the driver domain `name`; one at least.
+pub(crate) fn drivers(
+    host: &mut Host,
+    name: &str,
+    step: &'static str,
+) -> Result<Vec<Domain>, Failure> {
+    let domain = host.find(name).at(name, step)?.ok_or_else(|| {
         Trouble::new(
             "there is no such domain",
             "vdom list shows all guests and driver domains",
         )
-        .at(name, STEP)
+        .at(name, step)
     })?;
-    let drivers = if host.is_driver(domain.id).at(name, STEP)? {
+    let drivers = if host.is_driver(domain.id).at(name, step)? {
         vec![domain]
     } else {
-        host.drivers_of(domain.id).at(name, STEP)?
+        host.drivers_of(domain.id).at(name, step)?
     };
     if drivers.is_empty() {
         let trouble = Trouble::new(
             "no driver domain serves this domain",
             "vdom list shows those that have one",
         );
-        return Err(trouble.at(name, STEP));
+        return Err(trouble.at(name, step));
     }
+    Ok(drivers)
+}
+
+/// Everything that is known of the driver domain of `name`, or of the driver domain `name`.
+pub(crate) fn stats(host: &mut Host, name: &str) -> Result<String, Failure> {
+    let drivers = drivers(host, name, STEP)?;
     let mut text = String::new();
     for driver in drivers {
         describe(host, &driver, &mut text)?;

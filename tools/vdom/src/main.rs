@@ -7,6 +7,7 @@
 
 mod attach;
 mod cli;
+mod console;
 mod create;
 mod destroy;
 mod domctl;
@@ -23,6 +24,7 @@ mod report;
 mod rollback;
 mod rundir;
 mod ssdt;
+mod term;
 #[cfg(test)]
 mod testing;
 mod xenstore;
@@ -90,6 +92,17 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::List => print(&list::table(&mut without_xen(verbose)?)?),
         Command::Stats { domain } => print(&list::stats(&mut without_xen(verbose)?, &domain)?),
+        Command::Console {
+            domain,
+            port,
+            idle,
+            size,
+        } => {
+            let place = console::find(&mut without_xen(verbose)?, &domain, port.as_deref())?;
+            let idle = Duration::from_secs(idle.into());
+            let options = console::Options { idle, size };
+            console::run(&place, options, console::Streams::standard()?)
+        }
         Command::Destroy { guest, grace } => destroy::run(
             &mut without_xen(verbose)?,
             &guest,

@@ -23,6 +23,11 @@ pub(crate) fn catch_interrupts() {
     }
 }
 
+/// Whether one of those signals has come.
+pub(crate) fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
 /// Waits until there is something to read or the time is over; may return early.
 pub(crate) fn poll_readable(file: &File, time: Duration) {
     let mut entry = libc::pollfd {
@@ -74,6 +79,6 @@ impl Clock for RealClock {
     }
 
     fn interrupted(&mut self) -> bool {
-        INTERRUPTED.load(Ordering::Relaxed)
+        is_interrupted()
     }
 }

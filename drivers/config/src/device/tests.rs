@@ -66,7 +66,7 @@ fn network_devices_have_an_address_and_an_mtu() {
     let (_, device) = parse(&format!("{NET},mtu=9000,queues=4,offloads=0")).unwrap();
     assert!(!device.offloads());
     assert_eq!((device.mtu().bytes(), device.queues()), (9000, 4));
-    assert_eq!(device.virtqueues(), MAX_VIRTQUEUES);
+    assert_eq!(device.virtqueues(), 9);
     let names: Vec<String> = pairs(&device).into_iter().map(|(name, _)| name).collect();
     let expected = [
         "type",
@@ -104,6 +104,37 @@ fn an_entropy_device_has_a_rate() {
     }
 }
 
+const CONSOLE: &str = "type=console,backend=console";
+
+#[test]
+fn a_console_device_has_ports() {
+    let (_, device) = parse(CONSOLE).unwrap();
+    assert_eq!(
+        (device.kind(), device.virtqueues()),
+        (DeviceType::Console, 4)
+    );
+    assert!(device.ports().is_empty());
+    let (_, device) = parse(&format!("{CONSOLE},ports=data/org.qemu-ga_0.x/C")).unwrap();
+    assert_eq!(device.ports().len(), PortNames::MOST);
+    assert_eq!(device.virtqueues(), crate::MAX_VIRTQUEUES);
+    let names: Vec<&str> = device.ports().iter().map(|name| name.as_str()).collect();
+    assert_eq!(names, ["data", "org.qemu-ga_0.x", "C"]);
+    assert_eq!(
+        device.to_string(),
+        "type=console,backend=console,ports=data/org.qemu-ga_0.x/C,packed=1,queue-size=256"
+    );
+    let again = DeviceDescription::parse(device.to_string().as_bytes());
+    assert_eq!(again, Ok((None, device)));
+    let long = "x".repeat(33);
+    for bad in [
+        "", "/", "a/", "/a", "a/b/c/d", "a/a", "1", "-a", "a b", "\u{e4}", &long,
+    ] {
+        let error = refusal(&format!("{CONSOLE},ports={bad}"));
+        assert!(matches!(error, ConfigError::BadPorts(_)), "{bad}");
+    }
+    assert!(parse(&format!("{CONSOLE},ports={}", &long[1..])).is_ok());
+}
+
 #[test]
 fn what_belongs_to_other_devices_is_refused() {
     use ConfigError as E;
@@ -128,8 +159,24 @@ fn what_belongs_to_other_devices_is_refused() {
     for text in ["type=blk,backend=module,rate=1K", &format!("{NET},rate=1K")] {
         assert!(matches!(refusal(text), E::KeyNotFor(_, "rate")), "{text}");
     }
+    for key in ["serial=X", "mtu=1500", "rate=1K", "queues=1"] {
+        let error = refusal(&format!("{CONSOLE},{key}"));
+        assert!(
+            matches!(error, E::KeyNotFor(DeviceType::Console, _)),
+            "{key}"
+        );
+    }
+    for text in [
+        "type=blk,backend=module,ports=a",
+        &format!("{NET},ports=a"),
+        &format!("{RNG},ports=a"),
+    ] {
+        assert!(matches!(refusal(text), E::KeyNotFor(_, "ports")), "{text}");
+    }
     for (text, kind) in [
         ("type=blk,backend=cpu", DeviceType::Blk),
+        ("type=blk,backend=console", DeviceType::Blk),
+        ("type=console,backend=cpu", DeviceType::Console),
         ("type=rng,backend=module", DeviceType::Rng),
         ("type=rng,backend=switch", DeviceType::Rng),
         (
@@ -405,6 +452,7 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
                         mtu: Mtu::new(mtu).unwrap(),
                         offloads: readonly,
                         rate: Rate::default(),
+                        ports: PortNames::default(),
                         interrupt,
                         doorbell,
                         memory: Memory::default(),
@@ -425,6 +473,7 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
                     mtu: Mtu::default(),
                     offloads: true,
                     rate: Rate::default(),
+                    ports: PortNames::default(),
                     interrupt,
                     doorbell,
                     memory,
@@ -478,7 +527,7 @@ proptest! {
     /// Strings that are nearly right reach deeper than random bytes do.
     #[test]
     fn nearly_right_strings_give_a_device_or_an_error_with_a_remedy(
-        text in "((slot|type|backend|serial|readonly|block-size|packed|queues|queue-size|mac|mtu|offloads|rate|interrupt|doorbell|memory)=(blk|net|rng|switch|cpu|module|00:16:3e:00:00:01|msi|polled|grants|ram:[0-9]{0,22}[KMG]?|vbd:(xvd[a-z]{0,2}[0-9]{0,3}|[0-9]{0,10})|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
+        text in "((slot|type|backend|serial|readonly|block-size|packed|queues|queue-size|mac|mtu|offloads|rate|ports|interrupt|doorbell|memory)=(blk|net|rng|console|switch|cpu|module|00:16:3e:00:00:01|msi|polled|grants|ram:[0-9]{0,22}[KMG]?|vbd:(xvd[a-z]{0,2}[0-9]{0,3}|[0-9]{0,10})|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
     ) {
         match DeviceDescription::parse(text.as_bytes()) {
             Ok((_, device)) => {

@@ -21,7 +21,23 @@ struct Console {
     writer: ConsoleWriter,
     input: Consumer,
     editor: LineEditor<LINE>,
+    /// Whether what is typed is shown.
+    echo: bool,
+    /// Something was taken from the ring, and the other side has not been told.
+    owes_event: bool,
+    /// Text that waits, while something else has the console.
+    held: Option<Held>,
 }
+
+/// Text that is held back: the oldest of it, and how much more there was.
+#[derive(Default)]
+struct Held {
+    text: heapless::Vec<u8, HELD>,
+    lost: usize,
+}
+
+/// Bytes of text that can be held back.
+const HELD: usize = 4096;
 
 static CONSOLE: IrqLock<Option<Console>> = IrqLock::new(None);
 
@@ -33,6 +49,9 @@ pub fn init(page: Page, port: EvtchnPort) {
         writer: ConsoleWriter::attach(&page),
         input: Consumer::attach(&page, CONSOLE_IN),
         editor: LineEditor::new(),
+        echo: true,
+        owes_event: false,
+        held: None,
     };
     CONSOLE.with(|slot| *slot = Some(console));
 }
@@ -52,6 +71,18 @@ impl Console {
         }
     }
 
+    /// Writes, or holds back.
+    fn print(&mut self, text: &[u8]) {
+        match &mut self.held {
+            Some(held) => {
+                if held.text.extend_from_slice(text).is_err() {
+                    held.lost += text.len();
+                }
+            }
+            None => self.write(text),
+        }
+    }
+
     fn notify(&self) {
         // Fails only when the console is gone; there is nobody to tell.
         let _ = event_channel::send(&XEN, self.port);
@@ -62,9 +93,65 @@ impl Console {
 pub fn write(text: &[u8]) {
     CONSOLE.with(|slot| {
         if let Some(console) = slot {
-            console.write(text);
+            console.print(text);
         }
     });
+}
+
+/// Holds back what is written from now on, up to a bound; or prints what was held back, and how much more there was.
+pub fn hold(hold: bool) {
+    CONSOLE.with(|slot| {
+        let Some(console) = slot else { return };
+        if hold {
+            console.held.get_or_insert_default();
+        } else if let Some(held) = console.held.take() {
+            console.write(&held.text);
+            console.writer.lose(held.lost);
+            console.writer.report_loss(&console.page);
+        }
+    });
+}
+
+/// Whether what is typed is shown.
+pub fn set_echo(echo: bool) {
+    CONSOLE.with(|slot| {
+        if let Some(console) = slot {
+            console.echo = echo;
+        }
+    });
+}
+
+/// Bytes that [`write`] and [`write_some`] would not have to drop.
+pub fn room() -> usize {
+    CONSOLE.with(|slot| {
+        slot.as_ref()
+            .map_or(0, |console| console.writer.room(&console.page))
+    })
+}
+
+/// Writes as many bytes as fit, as they are, whatever is held back; says how many.
+pub fn write_some(bytes: &[u8]) -> usize {
+    CONSOLE.with(|slot| {
+        let Some(console) = slot else { return 0 };
+        let written = console.writer.write_some(&console.page, bytes);
+        if written > 0 {
+            console.notify();
+        }
+        written
+    })
+}
+
+/// Takes what was typed, as it is; says how many bytes.
+pub fn read_some(into: &mut [u8]) -> usize {
+    CONSOLE.with(|slot| {
+        let Some(console) = slot else { return 0 };
+        // A ring whose indices make no sense reads as empty; there is nothing to lose.
+        let read = console.input.read(&console.page, into).unwrap_or(0);
+        if read > 0 {
+            console.notify();
+        }
+        read
+    })
 }
 
 /// Writes `text` unless the console is in use: for the panic path.
@@ -98,6 +185,9 @@ pub fn read_line(f: impl FnOnce(&str)) -> bool {
             writer,
             input,
             editor,
+            echo: shown,
+            owes_event,
+            ..
         }) = slot
         else {
             return false;
@@ -106,7 +196,9 @@ pub fn read_line(f: impl FnOnce(&str)) -> bool {
         // A ring whose indices make no sense reads as empty; there is nothing to lose.
         while input.read(page, &mut byte).is_ok_and(|read| read == 1) {
             let mut echoed = false;
-            let complete = match editor.feed(byte[0], |echo| echoed |= writer.write(page, echo)) {
+            *owes_event = true;
+            let echo = |echo: &[u8]| echoed |= *shown && writer.write(page, echo);
+            let complete = match editor.feed(byte[0], echo) {
                 Input::Line(text) => {
                     let _ = line.push_str(text);
                     true
@@ -119,6 +211,11 @@ pub fn read_line(f: impl FnOnce(&str)) -> bool {
             if complete {
                 return true;
             }
+        }
+        // Whoever fills the ring may wait for room: told once for all that was taken, because xenconsoled takes only so
+        // many events in a time.
+        if core::mem::take(owes_event) {
+            let _ = event_channel::send(&XEN, *port);
         }
         false
     });

@@ -1,0 +1,170 @@
+//! A port of a console device, linked to a program in dom0 by lines on the PV console ([`vd_xenbus::link`]).
+//!
+//! Invariants: a line is written whole or not at all; no more is sent than the program has granted, and no more granted than
+//! there is room for; each byte of the guest that is read here is in exactly one line.
+
+use core::fmt::Write;
+
+use vd_console::ConsoleDevice;
+use vd_xenbus::link::{Encoded, Reply, WINDOW, decode, encoded_len, fitting};
+
+/// Most bytes in a line.
+const PIECE: usize = 750;
+/// Fewer than that are not sent for want of room: there will be more.
+const LEAST: usize = 192;
+/// Characters around the bytes of a line: two before it and the line's end.
+const AROUND: usize = 4;
+/// Longest line but those with bytes.
+const SHORT: usize = 120;
+
+/// Where lines go.
+pub trait Output {
+    /// Characters that can be written now.
+    fn room(&self) -> usize;
+
+    /// Writes text for which there is room; each line feed counts as two characters.
+    fn write(&mut self, text: &str);
+}
+
+/// A linked port.
+#[derive(Debug)]
+pub struct Link {
+    nonce: u64,
+    port: usize,
+    /// The program has been told.
+    announced: bool,
+    /// Bytes that may be sent.
+    credit: u64,
+    sent: u64,
+    /// Bytes that the program may have sent in all, and those that it has.
+    granted: u64,
+    taken: u64,
+    /// Loss that the program is to be told of.
+    lost: u64,
+    /// How often the guest had closed the port, as far as was told.
+    closes: u64,
+}
+
+impl Link {
+    /// Attaches to a port, if there is one of this number.
+    pub fn new(device: &mut ConsoleDevice, port: usize, nonce: u64) -> Option<Self> {
+        // What the guest has closed before is nothing to this program.
+        let closes = device.closed(port);
+        device.attach(port).then_some(Self {
+            nonce,
+            port,
+            announced: false,
+            credit: WINDOW,
+            sent: 0,
+            granted: 0,
+            taken: 0,
+            lost: 0,
+            closes,
+        })
+    }
+
+    /// Tells the program what there is to tell, as far as there is room.
+    pub fn pump(&mut self, device: &mut ConsoleDevice, out: &mut impl Output) {
+        let room = u64::try_from(device.room(self.port)).unwrap_or(0);
+        let capacity = u64::try_from(device.capacity(self.port)).unwrap_or(0);
+        if !self.announced {
+            let reply = Reply::Linked {
+                nonce: self.nonce,
+                credit: room,
+                capacity,
+            };
+            if !put(out, &reply) {
+                return;
+            }
+            self.announced = true;
+            self.granted = room;
+        }
+        // Before the guest's bytes: however much it writes, the program may write too.
+        let more = self.taken.saturating_add(room).saturating_sub(self.granted);
+        if (more >= capacity / 2 || more > 0 && room == capacity) && put(out, &Reply::Credit(more))
+        {
+            self.granted = self.granted.saturating_add(more);
+        }
+        while self.send(device, out) {}
+        if let Some(closes) = device.closes(self.port)
+            && closes != self.closes
+            && put(out, &Reply::Closed)
+        {
+            self.closes = closes;
+        }
+    }
+
+    /// Sends a line of bytes; returns whether there may be another one.
+    fn send(&mut self, device: &mut ConsoleDevice, out: &mut impl Output) -> bool {
+        self.lost = self.lost.saturating_add(device.take_lost(self.port));
+        if self.lost > 0 {
+            if !put(out, &Reply::Lost(self.lost)) {
+                return false;
+            }
+            self.lost = 0;
+        }
+        let room = fitting(out.room().saturating_sub(AROUND));
+        let wanted = usize::try_from(self.credit).unwrap_or(usize::MAX);
+        let wanted = wanted.min(device.unread(self.port)).min(PIECE);
+        if wanted == 0 || room < wanted.min(LEAST) {
+            return false;
+        }
+        let mut bytes = [0; PIECE];
+        let bytes = bytes.get_mut(..room.min(wanted)).unwrap_or(&mut []);
+        let read = device.read(self.port, bytes);
+        let bytes = bytes.get(..read).unwrap_or(&[]);
+        let mut line = heapless::String::<{ encoded_len(PIECE) + AROUND }>::new();
+        let _ = writeln!(line, "@={}", Encoded(bytes));
+        out.write(&line);
+        let read = u64::try_from(read).unwrap_or(0);
+        self.credit = self.credit.saturating_sub(read);
+        self.sent = self.sent.saturating_add(read);
+        read > 0
+    }
+
+    /// The program sends bytes.
+    ///
+    /// # Errors
+    /// What is wrong with them: the link has to end.
+    pub fn take(&mut self, device: &mut ConsoleDevice, data: &str) -> Result<(), &'static str> {
+        let mut bytes = [0; 80];
+        let len = decode(data, &mut bytes).ok_or("bytes that make no sense")?;
+        let bytes = bytes.get(..len).unwrap_or(&[]);
+        let taken = device.write(self.port, bytes);
+        self.taken = self.taken.saturating_add(u64::try_from(taken).unwrap_or(0));
+        if taken < len {
+            return Err("more bytes than were granted");
+        }
+        Ok(())
+    }
+
+    /// The program grants bytes.
+    pub fn grant(&mut self, bytes: u64) {
+        self.credit = self.credit.saturating_add(bytes).min(WINDOW);
+    }
+
+    /// Detaches, and tells the program, if there is room.
+    pub fn end(self, device: Option<&mut ConsoleDevice>, out: &mut impl Output, why: &str) {
+        if let Some(device) = device {
+            device.detach(self.port);
+        }
+        let Self { sent, taken, .. } = self;
+        put(out, &Reply::Ended { sent, taken, why });
+    }
+}
+
+/// Writes a line without bytes, if there is room.
+pub fn put(out: &mut impl Output, reply: &Reply<'_>) -> bool {
+    let mut line = heapless::String::<SHORT>::new();
+    // What is too long is cut.
+    let _ = write!(line, "{reply}");
+    let needed = line.len().saturating_add(2);
+    if out.room() < needed || line.push('\n').is_err() {
+        return false;
+    }
+    out.write(&line);
+    true
+}
+
+#[cfg(test)]
+mod tests;

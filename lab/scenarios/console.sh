@@ -1,0 +1,114 @@
+# shellcheck shell=bash
+# A virtio console and named ports of a stock guest, reached from dom0 through the driver domain's own console: a shell, files both
+# ways, sizes, what was missed, and the driver domain's log and commands all the while.
+# half: second
+
+step "a guest with a console device"
+follow_console console
+expect_ok vdom create /root/examples/console.cfg
+wait_for 60 "the guest is ready" console_says console '^guest: ready'
+sent=0 received=0
+
+# run_shell SECONDS LINE [OPTION...]: types a line at the guest's shell, and prints what came within that time.
+run_shell() {
+    local seconds=$1 line=$2
+    shift 2
+    printf '%s\n' "$line" >/run/typed
+    vdom console --idle "$seconds" "$@" console </run/typed >/run/shown || fail "vdom console ended with status $?"
+    account /run/typed /run/shown
+    tr -d '\r' </run/shown | sed 's/^/hvc1| /'
+}
+
+# account FILE FILE: what was sent and what was received.
+account() {
+    sent=$((sent + $(stat -c %s "$1"))) received=$((received + $(stat -c %s "$2")))
+}
+
+# shown REGEX: whether that was in it.
+shown() {
+    tr -d '\r' </run/shown | grep -qE "$1" || fail "the guest's console did not show $1"
+}
+
+# saw STEP FIELD: what the guest says of a step.
+saw() {
+    sed -n "s/^guest: step $1 ok ([^)]*) //p" "$(console console)" | tr -d '\r' | cut -d ' ' -f "$2"
+}
+
+step "the driver domain's console takes commands"
+type_at console-vd devices
+wait_for 5 "an answer" console_says console-vd 'slot 0: console, port 1 data.*, port 2 log'
+
+step "a shell, and what it has printed before"
+run_shell 2 "echo answer-\$((6 * 7))"
+shown '^printed early$'
+shown '^answer-42$'
+run_shell 2 "stty size" --size 132x43
+shown '^43 132$'
+
+step "a file to the guest, and one from it"
+head -c 262144 /dev/urandom >/run/file
+expect_ok vdom console console data </run/file >/run/none
+account /run/file /run/none
+received_it() { console_says console '^guest: step receive ok'; }
+wait_for 60 "the guest has it" received_it
+assert_eq "$(saw receive 1)" "$(sha256sum </run/file | cut -d ' ' -f 1)" "the file that the guest has received"
+assert_eq "$(saw receive 2)" 262144 "its bytes"
+expect_ok vdom console --idle 60 console data </dev/null >/run/file
+account /dev/null /run/file
+sent_it() { console_says console '^guest: step send ok'; }
+wait_for 20 "the guest has sent its own" sent_it
+assert_eq "$(saw send 1)" "$(sha256sum </run/file | cut -d ' ' -f 1)" "the file that the guest has sent"
+
+step "what was missed"
+run_shell 1 "(sleep 3; echo late-\$((1 + 1))) &"
+sleep 4
+run_shell 1 ""
+shown '^late-2$'
+
+step "what cannot be"
+expect_fail 'there is no such domain' vdom console nobody </dev/null
+expect_fail 'it has no port 3 .*there are: slot 0: 0 data log' vdom console console 3 </dev/null
+vdom console --idle 20 console log </dev/null &
+sleep 1
+expect_fail 'somebody else is at' vdom console console </dev/null
+kill %?log
+wait %?log || true
+sleep 3 | xl console console-vd >/dev/null &
+sleep 1.5
+ls /var/lock
+expect_fail 'somebody else is at' vdom console console </dev/null
+wait %?xl || true
+
+step "every byte is accounted for"
+sleep 1.5
+vdom stats console >/run/stats
+of() {
+    awk -v name="device-0-$1" '$1 == name { print $2 }' /run/stats
+}
+assert_eq "$(of in-bytes)" "$sent" "bytes from dom0"
+assert_eq "$(of in-given)" "$sent" "bytes that the guest has taken"
+assert_eq "$(of out-read)" "$received" "bytes to dom0"
+assert_eq "$(of out-bytes)" "$received" "bytes that the guest has written"
+for name in out-lost in-dropped control-bad errors faults bad-accesses refusals; do
+    assert_eq "$(of $name)" 0 "device-0-$name"
+done
+echo "$sent bytes to the guest, $received from it; $(of control-taken) messages from its driver, $(of control-sent) to it"
+
+step "a person at the driver domain's console"
+type_at console-vd "attach 0"
+wait_for 5 "the port" console_says console-vd 'slot 0, port 0: Ctrl-\^ ends this'
+type_at console-vd "echo typed-\$((2 + 3))"
+wait_for 10 "the shell's answer" console_says console-vd '^typed-5'
+type_at console-vd $'\x1e'
+wait_for 5 "the end of it" console_says console-vd '^console: back, as Ctrl-\^ was typed'
+type_at console-vd help
+wait_for 5 "help" console_says console-vd '^attach SLOT'
+
+step "the guest ends"
+type_at console end
+wait_for_end 30 console
+wait_for_end 20 console-vd
+grep -a 'slot 0: .* bytes out' "$(console console-vd)"
+no_warnings
+expect_ok vdom destroy console
+assert_clean

@@ -1,0 +1,141 @@
+//! What vdom needs of terminals: raw mode that ends by itself, sizes, and waiting for two of them.
+
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+static WINDOW_CHANGED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn window_change(_signal: libc::c_int) {
+    WINDOW_CHANGED.store(true, Ordering::Relaxed);
+}
+
+/// From now on changes of the terminal's size are noted.
+pub(crate) fn catch_window_changes() {
+    let handler = window_change as extern "C" fn(libc::c_int);
+    // SAFETY: the handler only stores to an atomic, which is allowed in a signal handler.
+    unsafe { libc::signal(libc::SIGWINCH, handler as libc::sighandler_t) };
+}
+
+/// Whether the size has changed since this was asked last.
+pub(crate) fn take_window_change() -> bool {
+    WINDOW_CHANGED.swap(false, Ordering::Relaxed)
+}
+
+/// Whether the operator wants this to end.
+pub(crate) fn is_interrupted() -> bool {
+    crate::os::is_interrupted()
+}
+
+/// Columns and rows of a terminal, if it is one and says so.
+pub(crate) fn window_size(terminal: &File) -> Option<(u16, u16)> {
+    let mut size = MaybeUninit::<libc::winsize>::zeroed();
+    // SAFETY: the call writes a winsize, and all zeroes are one too.
+    let status = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, size.as_mut_ptr()) };
+    // SAFETY: as above.
+    let size = unsafe { size.assume_init() };
+    (status == 0 && size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col, size.ws_row))
+}
+
+/// The mode of a terminal.
+pub(crate) fn attributes(terminal: BorrowedFd<'_>) -> io::Result<libc::termios> {
+    let mut attributes = MaybeUninit::<libc::termios>::zeroed();
+    // SAFETY: the call writes a termios, and all zeroes are one too.
+    let status = unsafe { libc::tcgetattr(terminal.as_raw_fd(), attributes.as_mut_ptr()) };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: as above.
+    Ok(unsafe { attributes.assume_init() })
+}
+
+fn set_attributes(terminal: BorrowedFd<'_>, attributes: &libc::termios) -> io::Result<()> {
+    // SAFETY: the pointer is to attributes that live during the call.
+    if unsafe { libc::tcsetattr(terminal.as_raw_fd(), libc::TCSANOW, attributes) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Puts a terminal into raw mode, for good. Returns what it was in before.
+pub(crate) fn make_raw(terminal: &impl AsFd) -> io::Result<libc::termios> {
+    let before = attributes(terminal.as_fd())?;
+    let mut raw = before;
+    // SAFETY: the pointer is to attributes that live during the call.
+    unsafe { libc::cfmakeraw(&raw mut raw) };
+    set_attributes(terminal.as_fd(), &raw)?;
+    Ok(before)
+}
+
+/// A terminal in raw mode, until this goes away.
+pub(crate) struct Raw {
+    terminal: OwnedFd,
+    before: libc::termios,
+}
+
+impl Raw {
+    pub(crate) fn of(terminal: &impl AsFd) -> io::Result<Self> {
+        let terminal = terminal.as_fd().try_clone_to_owned()?;
+        let before = make_raw(&terminal)?;
+        Ok(Self { terminal, before })
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // There is nobody to tell.
+        let _ = set_attributes(self.terminal.as_fd(), &self.before);
+    }
+}
+
+/// What to wait for.
+pub(crate) struct Waiting<'a> {
+    /// Something to read here.
+    pub(crate) input: Option<&'a File>,
+    /// Something to read at this terminal,
+    pub(crate) tty: &'a File,
+    /// or room to write to it.
+    pub(crate) tty_output: bool,
+}
+
+/// What there is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ready {
+    pub(crate) input: bool,
+    pub(crate) tty_input: bool,
+    pub(crate) tty_output: bool,
+}
+
+impl Waiting<'_> {
+    /// Waits until there is something, or the time is over; may return early.
+    pub(crate) fn wait(&self, time: Duration) -> Ready {
+        let entry = |fd, events| libc::pollfd {
+            fd,
+            events,
+            revents: 0,
+        };
+        let output = if self.tty_output { libc::POLLOUT } else { 0 };
+        let mut entries = [
+            entry(self.tty.as_raw_fd(), libc::POLLIN | output),
+            // A negative number is no file: it is passed over.
+            entry(self.input.map_or(-1, AsRawFd::as_raw_fd), libc::POLLIN),
+        ];
+        let milliseconds = libc::c_int::try_from(time.as_millis()).unwrap_or(libc::c_int::MAX);
+        // SAFETY: the pointer is to two entries, which live during the call.
+        if unsafe { libc::poll(entries.as_mut_ptr(), 2, milliseconds) } <= 0 {
+            return Ready::default();
+        }
+        let [tty, input] = entries;
+        // An end is something to read, too.
+        let readable = libc::POLLIN | libc::POLLHUP | libc::POLLERR;
+        Ready {
+            input: input.revents & (readable | libc::POLLNVAL) != 0,
+            tty_input: tty.revents & readable != 0,
+            tty_output: tty.revents & libc::POLLOUT != 0,
+        }
+    }
+}
