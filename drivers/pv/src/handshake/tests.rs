@@ -13,7 +13,10 @@ const STATES: [Option<State>; 7] = [
 ];
 
 fn at(phase: Phase) -> Handshake {
-    Handshake { phase, attempts: 0 }
+    Handshake {
+        phase,
+        ..Handshake::new()
+    }
 }
 
 /// What a back end in this state is answered, while nothing else is wrong.
