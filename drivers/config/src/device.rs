@@ -14,6 +14,7 @@ use crate::size::ByteSize;
 use crate::slot::SlotIndex;
 use crate::target::TargetType;
 use crate::vbd::VirtualDisk;
+use crate::vif::VirtualInterface;
 
 /// Kinds of devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +61,9 @@ pub enum Backend {
     Cpu,
     /// A disk of the driver domain (`disk=` in its configuration), which another domain serves.
     Vbd(VirtualDisk),
+    /// A switch whose uplink is a network interface of the driver domain (`vif=` in its configuration), which another
+    /// domain serves.
+    Vif(VirtualInterface),
 }
 
 impl Backend {
@@ -70,6 +74,7 @@ impl Backend {
             b"cpu" => Ok(Backend::Cpu),
             [b'r', b'a', b'm', b':', size @ ..] => ByteSize::parse(size).map(Backend::Ram),
             [b'v', b'b', b'd', b':', disk @ ..] => VirtualDisk::parse(disk).map(Backend::Vbd),
+            [b'v', b'i', b'f', b':', vif @ ..] => VirtualInterface::parse(vif).map(Backend::Vif),
             _ => Err(ConfigError::BadBackend(Excerpt::new(text))),
         }
     }
@@ -83,6 +88,7 @@ impl fmt::Display for Backend {
             Backend::Switch => f.write_str("switch"),
             Backend::Cpu => f.write_str("cpu"),
             Backend::Vbd(disk) => write!(f, "vbd:{disk}"),
+            Backend::Vif(vif) => write!(f, "vif:{vif}"),
         }
     }
 }
@@ -549,7 +555,7 @@ impl Fields {
         }
         let needed = match backend {
             Backend::Module | Backend::Ram(_) | Backend::Vbd(_) => DeviceType::Blk,
-            Backend::Switch => DeviceType::Net,
+            Backend::Switch | Backend::Vif(_) => DeviceType::Net,
             Backend::Cpu => DeviceType::Rng,
         };
         if kind != needed {
@@ -587,7 +593,11 @@ impl Fields {
             Backend::Vbd(_) if self.block_size.is_some() => {
                 return Err(ConfigError::BlockSizeOfDisk);
             }
-            Backend::Vbd(_) | Backend::Module | Backend::Switch | Backend::Cpu => {}
+            Backend::Vbd(_)
+            | Backend::Module
+            | Backend::Switch
+            | Backend::Cpu
+            | Backend::Vif(_) => {}
         }
         Ok(device)
     }
