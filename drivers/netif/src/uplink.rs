@@ -197,6 +197,12 @@ impl<P: FramePages> Uplink<P> {
         }
     }
 
+    /// Makes rings for a back end, as [`Front::connect`] does. Returns whether there was room.
+    #[cfg(feature = "test-util")]
+    pub fn link_up(&mut self, domain: u16, split: bool) -> bool {
+        self.vif.borrow_mut().connect(domain, split).is_ok()
+    }
+
     fn path(&self) -> String {
         format!("device/{}/{}", Self::KIND, self.device)
     }

@@ -17,7 +17,7 @@ pub const MAX_TX: usize = 0xffff;
 /// Most slots with data of one frame that every end has to take (`XEN_NETIF_NR_SLOTS_MIN`).
 pub const MAX_SLOTS: usize = 18;
 
-/// Flags of a request to send (`XEN_NETTXF_*`).
+/// Flags of a request to send (`NETTXF_*`).
 pub mod tx {
     /// The checksum is left to the other end.
     pub const CSUM_BLANK: u16 = 1;
@@ -29,7 +29,7 @@ pub mod tx {
     pub const EXTRA_INFO: u16 = 8;
 }
 
-/// Flags of a received buffer (`XEN_NETRXF_*`).
+/// Flags of a received buffer (`NETRXF_*`).
 pub mod rx {
     /// The data needs no check.
     pub const DATA_VALIDATED: u16 = 1;
@@ -79,7 +79,7 @@ impl TxRequest {
     }
 }
 
-/// How sending went (`XEN_NETIF_RSP_*`).
+/// How sending went (`NETIF_RSP_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// Sent.
