@@ -263,7 +263,11 @@ fn devices(source: &mut Source<'_>) {
             }
             let bytes = devices.iter().map(|(_, device)| match device.backend() {
                 Backend::Ram(size) => u128::from(size.bytes()),
-                Backend::Module | Backend::Switch | Backend::Cpu | Backend::Vbd(_) => 0,
+                Backend::Module
+                | Backend::Switch
+                | Backend::Cpu
+                | Backend::Vbd(_)
+                | Backend::Vif(_) => 0,
             });
             let sum: u128 = bytes.sum();
             assert_eq!(devices.ram_bytes(), u64::try_from(sum).ok());

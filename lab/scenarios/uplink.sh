@@ -49,7 +49,7 @@ for module in bridge xen-netback af_packet; do
     modprobe "$module"
 done
 brctl addbr xenbr0
-brctl setfd xenbr0 0
+echo 0 >/sys/class/net/xenbr0/bridge/forward_delay
 for group in all default; do
     echo 1 >/proc/sys/net/ipv6/conf/$group/disable_ipv6
 done
