@@ -74,7 +74,6 @@ follow_console uplink-vd
 expect_ok vdom --verbose create /root/examples/uplink.cfg
 wait_for 90 "the guest's result" console_says uplink '^guest: RESULT'
 console_says uplink '^guest: RESULT PASS' || fail "$(grep -a -m 1 FAILED "$(console uplink)" || echo no result)"
-brctl show
 sum=$(sha256sum </run/www/bulk)
 assert_eq "$(what_guest_says fetch | tr -s ' ')" "sum $sum sum $sum " "what the guest has fetched"
 
