@@ -160,10 +160,8 @@ impl Model {
                 let name = if tx { RingName::Tx } else { RingName::Rx };
                 rig.back.set_index(name, 8, value);
             }
-            Step::Reconnect(broken_only) => {
-                if rig.uplink.is_broken() || !broken_only {
-                    self.reconnect();
-                }
+            Step::Reconnect(broken_only) if rig.uplink.is_broken() || !broken_only => {
+                self.reconnect();
             }
             _ => {}
         }
