@@ -29,7 +29,7 @@ use crate::port::{MAX_PAIRS, Port, PortConfig, Receive};
 use crate::uplink::Takes;
 use crate::wire::{self, Ethernet, Mac};
 
-/// Most ports of a switch.
+/// Most ports of a switch, besides its uplink.
 pub const MAX_PORTS: usize = 16;
 
 /// Why a port cannot be had.
@@ -39,7 +39,7 @@ pub enum AddError {
     Taken(Mac),
     /// No station can have that address.
     NoStation(Mac),
-    /// There are [`MAX_PORTS`] already.
+    /// There are [`MAX_PORTS`] already, or an uplink.
     Full,
     /// None or more than [`MAX_PAIRS`] pairs of queues.
     Pairs(u16),
@@ -50,7 +50,7 @@ impl fmt::Display for AddError {
         match self {
             Self::Taken(mac) => write!(f, "another device has the address {mac}"),
             Self::NoStation(mac) => write!(f, "{mac} is no station's address"),
-            Self::Full => write!(f, "the switch has {MAX_PORTS} ports"),
+            Self::Full => write!(f, "the switch has {MAX_PORTS} ports, or an uplink"),
             Self::Pairs(pairs) => {
                 write!(
                     f,
@@ -102,7 +102,7 @@ impl Switch {
     /// A switch without ports.
     pub fn new() -> Self {
         Self {
-            ports: Vec::with_capacity(MAX_PORTS),
+            ports: Vec::with_capacity(MAX_PORTS.saturating_add(1)),
             packet: Box::new(Packet::EMPTY),
             pieces: Box::default(),
             own: None,
@@ -111,7 +111,8 @@ impl Switch {
     }
 
     pub(crate) fn add(&mut self, config: PortConfig) -> Result<usize, AddError> {
-        if self.ports.len() == MAX_PORTS {
+        let uplinks = usize::from(self.own.is_some());
+        if self.ports.len().saturating_sub(uplinks) == MAX_PORTS {
             return Err(AddError::Full);
         }
         if config.pairs == 0 || config.pairs > MAX_PAIRS {
@@ -128,7 +129,7 @@ impl Switch {
     }
 
     pub(crate) fn add_uplink(&mut self, own: Rc<dyn OwnMemory>) -> Result<usize, AddError> {
-        if self.own.is_some() || self.ports.len() == MAX_PORTS {
+        if self.own.is_some() {
             return Err(AddError::Full);
         }
         let mut port = Port::new(PortConfig {

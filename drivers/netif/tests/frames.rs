@@ -5,8 +5,9 @@ mod common;
 use common::net::{all, check_tcp, ethernet, mac, tcp};
 use common::{ALL, FAR, Rig};
 use vd_net::header::{GSO_TCPV4, GSO_TCPV6, NetHeader};
-use vd_net::{NetFeatures, Takes};
-use vd_netif::Properties;
+use vd_net::{AddError, MAX_PORTS, Mac, NetDevice, NetFeatures, PortConfig, Takes};
+use vd_netif::test_util::FakePlatform;
+use vd_netif::{PAGES, Properties, Uplink, Vif};
 use vd_pv::Front;
 
 /// A driver that takes and leaves nothing.
@@ -422,4 +423,24 @@ fn without_grants_frames_are_dropped_and_counted() {
         .send(0, NetHeader::default(), &ethernet(mac(0), mac(FAR), 60));
     rig.run();
     assert_eq!(rig.sent().len(), 1);
+}
+
+#[test]
+fn a_switch_has_one_uplink_besides_all_its_ports() {
+    let rig = Rig::new(all(), all());
+    let again = Uplink::new(
+        1,
+        Vif::new(FakePlatform::new(PAGES)).unwrap(),
+        &rig.world.switch,
+    );
+    assert_eq!(again.err(), Some(AddError::Full));
+    for number in 2..=MAX_PORTS {
+        let config = PortConfig {
+            mac: Mac(mac(number + 20)),
+            mtu: 1500,
+            pairs: 1,
+        };
+        let added = NetDevice::new(&rig.world.switch, config);
+        assert_eq!(added.is_ok(), number < MAX_PORTS, "{number}");
+    }
 }
