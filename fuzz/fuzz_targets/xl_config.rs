@@ -352,7 +352,12 @@ fn guest_file(source: &mut Source<'_>) {
                 ),
                 (
                     "vdom_network",
-                    &["[ 'bridge=a' ]", "[ 'x\"y', 'devid=x' ]", "[]", "'bridge=a'"],
+                    &[
+                        "[ 'bridge=a' ]",
+                        "[ 'x\"y', 'devid=x' ]",
+                        "[]",
+                        "'bridge=a'",
+                    ],
                 ),
                 ("vdom_driver", &["'none.cfg'", "'/proc/self/status'"]),
                 ("vdom_name", &["'web'", "'other'", "''", "'7'"]),

@@ -231,7 +231,7 @@ impl Control {
     }
 
     /// Closes the connection from this side, as before the end of the domain. To be called again, after the same events
-    /// as [`Vbd::run`], until it returns true: then the back end has answered what it had been asked and has let go of
+    /// as [`Control::run`], until it returns true: then the back end has answered what it had been asked and has let go of
     /// everything. What was not sent is not sent any more.
     ///
     /// # Errors
