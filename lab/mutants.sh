@@ -25,8 +25,10 @@ declare -rA FAST=(
     [vd-virtio]="--lib --test mmio --test later"
     [vd-blk]="--tests" [vd-config]="--lib" [vd-kernel-core]="--lib" [vd-xenbus]="--tests"
     [vd-blkif]="--lib --test device --test vbd --test layout"
+    [vd-netif]="--lib --test frames --test hostile --test control --test layout" [vd-pv]="--lib"
 )
-declare -rA USERS=([vd-blk]=",vd-blkif" [vd-config]=",vd-kernel-core" [vd-xenbus]=",vd-kernel-core")
+declare -rA USERS=([vd-blk]=",vd-blkif" [vd-config]=",vd-kernel-core" [vd-xenbus]=",vd-kernel-core"
+    [vd-pv]=",vd-blkif,vd-netif")
 # Few random inputs: a change that is found only by luck would be listed one day and not the next.
 export PROPTEST_CASES=16 CARGO_PROFILE_DEV_DEBUG=0
 renice -n 19 $$ >/dev/null

@@ -267,7 +267,8 @@ fn devices(source: &mut Source<'_>) {
                 | Backend::Switch
                 | Backend::Cpu
                 | Backend::Console
-                | Backend::Vbd(_) => 0,
+                | Backend::Vbd(_)
+                | Backend::Vif(_) => 0,
             });
             let sum: u128 = bytes.sum();
             assert_eq!(devices.ram_bytes(), u64::try_from(sum).ok());

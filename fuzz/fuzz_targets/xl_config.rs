@@ -350,6 +350,15 @@ fn guest_file(source: &mut Source<'_>) {
                     "vdom_disk",
                     &["[ '/a,raw,xvda,w' ]", "[ 'x\"y', '' ]", "[]", "'/a'"],
                 ),
+                (
+                    "vdom_network",
+                    &[
+                        "[ 'bridge=a' ]",
+                        "[ 'x\"y', 'devid=x' ]",
+                        "[]",
+                        "'bridge=a'",
+                    ],
+                ),
                 ("vdom_driver", &["'none.cfg'", "'/proc/self/status'"]),
                 ("vdom_name", &["'web'", "'other'", "''", "'7'"]),
                 ("vdom_nonsense", &["1"]),
@@ -429,6 +438,7 @@ fn check_driver(guest: &Guest, driver: &Driver) {
         image,
         ramdisk,
         disks,
+        networks,
         cmdline,
     } = &guest.driver
     else {
@@ -444,14 +454,17 @@ fn check_driver(guest: &Guest, driver: &Driver) {
     assert_eq!(text_of("kernel"), image.to_str());
     assert_eq!(text_of("cmdline"), cmdline.as_deref());
     assert_eq!(text_of("ramdisk").is_some(), ramdisk.is_some());
-    let listed = config
-        .get("disk")
-        .map(|setting| setting.texts().expect("a list"));
-    let listed: Vec<&str> = listed.iter().flatten().map(|(_, text)| *text).collect();
-    assert_eq!(listed, *disks);
+    for (key, list) in [("disk", disks), ("vif", networks)] {
+        let listed = config
+            .get(key)
+            .map(|setting| setting.texts().expect("a list"));
+        let listed: Vec<&str> = listed.iter().flatten().map(|(_, text)| *text).collect();
+        assert_eq!(listed, *list);
+    }
     let given = usize::from(cmdline.is_some())
         + usize::from(ramdisk.is_some())
-        + usize::from(!disks.is_empty());
+        + usize::from(!disks.is_empty())
+        + usize::from(!networks.is_empty());
     assert_eq!(config.settings().len(), 12 + given);
     let memory = config
         .get("memory")

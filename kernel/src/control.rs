@@ -345,6 +345,13 @@ pub fn for_each_counter(guest: Option<&Guest>, mut f: impl FnMut(&str, u64)) {
             f(&name, value);
         }
     }
+    for uplink in guest.iter().flat_map(|guest| guest.devices().uplinks()) {
+        for (what, value) in uplink.counters() {
+            name.clear();
+            let _ = write!(name, "uplink-{}-{what}", uplink.vif());
+            f(&name, value);
+        }
+    }
     for device in guest.iter().flat_map(|guest| guest.devices().iter()) {
         for (what, value) in device.counters() {
             name.clear();

@@ -7,7 +7,8 @@ use vd_rt::image::{Boot, Released};
 use xen_hypercall::EvtchnPort;
 
 use crate::dm::{release, slots};
-use crate::{service, vbd};
+use crate::pv::signals;
+use crate::service;
 
 #[unsafe(no_mangle)]
 extern "Rust" fn image_name() -> &'static str {
@@ -20,10 +21,10 @@ extern "Rust" fn image_start(boot: Boot) -> ! {
     service::run(boot.store, &boot.modules, &options)
 }
 
-/// The ports that the handler serves are those of the guest's vCPUs, its doorbells, and those of disks' back ends.
+/// The ports that the handler serves are those of the guest's vCPUs, its doorbells, and those of back ends.
 #[unsafe(no_mangle)]
 extern "Rust" fn image_event(port: EvtchnPort, source: u16) {
-    if !vbd::on_source(port, source) {
+    if !signals::on_source(port, source) {
         slots::on_source(port, source);
     }
 }

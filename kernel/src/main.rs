@@ -24,9 +24,13 @@ mod image;
 #[cfg(target_os = "none")]
 mod mem;
 #[cfg(target_os = "none")]
+mod pv;
+#[cfg(target_os = "none")]
 mod service;
 #[cfg(target_os = "none")]
 mod vbd;
+#[cfg(target_os = "none")]
+mod vif;
 
 #[cfg(target_os = "none")]
 use vd_rt::{arch, log, xen};

@@ -20,6 +20,7 @@ use crate::counters;
 use crate::dm::bus::Bus;
 use crate::dm::{Guest, slots};
 use crate::vbd::Vbds;
+use crate::vif::Vifs;
 use crate::xen::events::{self, Happened, sleep_unless};
 use crate::xen::store::Store;
 use crate::xen::{self, time};
@@ -66,6 +67,7 @@ pub fn run(store: Store, modules: &[Module], options: &Options) -> ! {
         module,
         disk_wait: options.disk_wait,
         vbds: Vbds::default(),
+        vifs: Vifs::default(),
         held: News::default(),
         published: Vec::new(),
         next: None,
@@ -94,6 +96,8 @@ struct Service {
     disk_wait: u32,
     /// The guest's disks that other domains serve.
     vbds: Vbds,
+    /// The network interfaces that other domains serve.
+    vifs: Vifs,
     /// What xenstore has said while something else was waited for.
     held: News,
     /// Counters as last published.
@@ -135,12 +139,14 @@ impl Service {
             news.commit |= event.token == WATCH_COMMIT;
             news.shutdown |= event.token == WATCH_SHUTDOWN;
             self.vbds.note(&event);
+            self.vifs.note(&event);
             if let Some(bus) = &mut bus {
                 bus.note(&event.token);
             }
         }
         if self.store.take_overflow() {
             self.vbds.note_all();
+            self.vifs.note_all();
             if let Some(bus) = bus {
                 bus.note_all();
             }
@@ -157,6 +163,7 @@ impl Service {
             self.store.watch(keys::COMMIT, WATCH_COMMIT)?;
             self.store.watch(SHUTDOWN, WATCH_SHUTDOWN)?;
             self.vbds.watch_again(&mut self.store)?;
+            self.vifs.watch_again(&mut self.store)?;
             bus.map_or(Ok(()), |bus| bus.watch_again(&mut self.store))
         });
         match renewed {
@@ -227,7 +234,8 @@ impl Service {
         let description = description::read(&mut self.store);
         let attached = description.and_then(|it| {
             self.connect_disks(&it)?;
-            let guest = Guest::attach(&it, self.module.as_ref(), &self.vbds)?;
+            self.vifs.open(&mut self.store, &it)?;
+            let guest = Guest::attach(&it, self.module.as_ref(), &self.vbds, &self.vifs)?;
             let mut bus = Bus::new(&it);
             bus.open(&mut self.store)?;
             Ok((guest, bus))
@@ -238,7 +246,7 @@ impl Service {
                     // vdom has lost patience and taken the description back.
                     log::warn!("the description was taken back: releasing the guest");
                     drop(guest);
-                    self.close_disks();
+                    self.close_connections();
                     return None;
                 }
                 for device in guest.devices().iter() {
@@ -260,7 +268,7 @@ impl Service {
                 if let Err(error) = self.store.write(keys::STATUS_ERROR, why.as_bytes()) {
                     log::debug!("publishing the error: {error}");
                 }
-                self.close_disks();
+                self.close_connections();
                 self.tell(State::Failed);
                 None
             }
@@ -289,21 +297,23 @@ impl Service {
         }
     }
 
-    /// Closes the connections to disks, and forgets them.
-    fn close_disks(&mut self) {
+    /// Closes the connections to disks and network interfaces, and forgets them.
+    fn close_connections(&mut self) {
         let deadline = time::now() + CLOSING;
         loop {
             self.held = self.news(None);
-            if self.vbds.shut_down(&mut self.store) {
+            // Both, whatever the one says.
+            if self.vbds.shut_down(&mut self.store) & self.vifs.shut_down(&mut self.store) {
                 break;
             }
             if time::now() >= deadline {
-                log::warn!("a disk's back end does not let go: ending without it");
+                log::warn!("a back end does not let go: ending without it");
                 break;
             }
             wait_until(deadline.min(time::now() + LETTING_GO));
         }
         self.vbds = Vbds::default();
+        self.vifs = Vifs::default();
     }
 
     /// Whether the toolstack asks for something, without an answer.
@@ -321,7 +331,7 @@ impl Service {
         let stop = loop {
             let happened = events::take();
             let mut more = guest.pass();
-            if happened.contains(Happened::XENSTORE) || self.vbds.is_due() {
+            if happened.contains(Happened::XENSTORE) || self.vbds.is_due() || self.vifs.is_due() {
                 let mut waited = false;
                 if self.news(Some(&mut bus)).shutdown {
                     if let Some(stop) = self.shutdown_request() {
@@ -334,7 +344,7 @@ impl Service {
                     waited = true;
                     events::mark(Happened::XENSTORE);
                 }
-                if self.vbds.service(&mut self.store) {
+                if self.vbds.service(&mut self.store) || self.vifs.service(&mut self.store) {
                     waited = true;
                     events::mark(Happened::XENSTORE);
                 }
@@ -351,7 +361,7 @@ impl Service {
             if happened.contains(Happened::TIMER) {
                 // An event could have been lost; nothing else may be.
                 more |= guest.tick(ticks.elapsed());
-                if bus.tick() | self.vbds.tick() {
+                if bus.tick() | self.vbds.tick() | self.vifs.tick() {
                     events::mark(Happened::XENSTORE);
                 }
                 if !guest.is_alive() {
@@ -370,7 +380,7 @@ impl Service {
         // The guest first: what follows waits for xenstored.
         guest.release();
         self.operator.guest_gone();
-        self.close_disks();
+        self.close_connections();
         self.summary(&guest);
         self.publish_all(&guest);
         stop
@@ -462,6 +472,9 @@ impl Service {
                 queue.suppressed,
                 device.transport().device().summary()
             );
+        }
+        for uplink in guest.devices().uplinks() {
+            log::info!("network interface {}: {}", uplink.vif(), uplink.summary());
         }
         if let Some(grants) = guest.memory().grant_counters() {
             log::info!(

@@ -11,9 +11,8 @@
 //! - every operation that was taken ends exactly once, over any number of connections;
 //! - nothing allocates on the way of a request.
 //!
-//! Modules: [`wire`] (encoding), [`ring`] (a shared ring), [`platform`] (what the kernel gives), [`disk`] (operations, and
-//! what becomes of them when the back end goes), [`handshake`] (states, without I/O), [`nodes`] (values in xenstore),
-//! [`vbd`] (both together).
+//! Modules: [`wire`] (encoding), [`ring`] (its rings' sizes), [`disk`] (operations, and what becomes of them when the back
+//! end goes), [`nodes`] (values in xenstore), [`vbd`] (the disk for [`vd_pv`], which has what all protocols have in common).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -34,9 +33,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod disk;
-pub mod handshake;
 pub mod nodes;
-pub mod platform;
 mod pool;
 pub mod ring;
 #[cfg(feature = "test-util")]
@@ -44,36 +41,6 @@ pub mod test_util;
 pub mod vbd;
 pub mod wire;
 
-/// Sorts a short list. Where nothing hurries, the standard library's ways are too much code.
-fn sort_by_key<T, K: Ord>(list: &mut [T], key: impl Fn(&T) -> K) {
-    for end in 1..list.len() {
-        for at in (1..=end).rev() {
-            let Some([before, after]) = list.get_mut(at.saturating_sub(1)..=at) else {
-                return;
-            };
-            if key(before) <= key(after) {
-                break;
-            }
-            core::mem::swap(before, after);
-        }
-    }
-}
-
 pub use disk::{Config, Counters, Disk};
-pub use platform::{PAGE_SIZE, Platform};
 pub use vbd::{Notice, Vbd};
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn lists_are_sorted(list in proptest::collection::vec(any::<u8>(), 0..40)) {
-            let (mut sorted, mut expected) = (list.clone(), list);
-            super::sort_by_key(&mut sorted, |&n| n);
-            expected.sort_unstable();
-            prop_assert_eq!(sorted, expected);
-        }
-    }
-}
+pub use vd_pv::{PAGE_SIZE, Platform, handshake, platform};

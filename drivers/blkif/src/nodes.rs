@@ -6,8 +6,10 @@
 use alloc::format;
 use alloc::string::ToString;
 
+use vd_pv::Unusable;
+use vd_pv::nodes::number;
 use vd_xenbus::store::View;
-use vd_xenbus::{Error, Transport, XsError};
+use vd_xenbus::{Error, Transport};
 
 use crate::disk::{Config, Disk};
 use crate::platform::{PAGE_SIZE, Platform};
@@ -56,10 +58,6 @@ impl Offer {
         })
     }
 }
-
-/// Why a disk cannot be used: the node without which, or with whose value, nothing can be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unusable(pub &'static str);
 
 /// What a disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,24 +232,4 @@ pub fn publish<T: Transport, P: Platform>(
         }
     }
     Ok(())
-}
-
-/// A number, if there is one and it may be read.
-pub(crate) fn number<T: Transport>(
-    view: &mut View<'_, T>,
-    path: &str,
-) -> Result<Option<u64>, Error> {
-    optional(view.read_number(path))
-}
-
-/// None for what is missing, forbidden or malformed: whoever may write there decides about that, not about this side.
-pub(crate) fn optional<R>(value: Result<R, Error>) -> Result<Option<R>, Error> {
-    match value {
-        Ok(value) => Ok(Some(value)),
-        Err(Error::BadValue { .. } | Error::TooLarge { .. }) => Ok(None),
-        Err(error) => match error.refusal() {
-            Some(XsError::ENOENT | XsError::EACCES) => Ok(None),
-            _ => Err(error),
-        },
-    }
 }

@@ -5,6 +5,7 @@ use std::cell::Cell;
 
 use vd_blk::later::{AsyncBackend, Job, Operation};
 use vd_blkif::nodes::{Offer, Properties};
+use vd_blkif::platform::Access;
 use vd_blkif::{Config, Disk, PAGE_SIZE, Platform};
 
 struct Counting;
@@ -93,7 +94,7 @@ impl Platform for Flat {
         with(&self.bytes[self.at(page, 0, len)])
     }
 
-    fn grant(&mut self, _: u16, page: usize) -> Option<u32> {
+    fn grant(&mut self, _: u16, page: usize, _: Access) -> Option<u32> {
         u32::try_from(page + 1).ok()
     }
 

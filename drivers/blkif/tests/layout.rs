@@ -1,10 +1,6 @@
-//! Requests, responses, rings and numbers against Xen's own C headers: a C program that includes them fills the structures
-//! and prints their bytes.
-//!
-//! The headers are Debian's package libxen-dev, or those in `$XEN_INCLUDE_DIR`.
+//! Requests, responses, rings and numbers against Xen's own C headers ([`vd_pv::test_util::ask_c`]).
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::Path;
 
 use vd_blkif::handshake::State;
 use vd_blkif::ring;
@@ -12,16 +8,9 @@ use vd_blkif::wire::{
     MAX_SEGMENTS, Op, PROTOCOL, RESPONSE, Request, Response, SEGMENT, SEGMENTS_PER_PAGE, SLOT,
     Segment, Status,
 };
+use vd_pv::test_util::{ask_c, hex};
 
 const PROGRAM: &str = r#"
-static void dump(const char *name, const void *at, size_t size) {
-    const unsigned char *byte = at;
-    printf("%s ", name);
-    while (size--) printf("%02x", *byte++);
-    printf("\n");
-}
-static void number(const char *name, long long value) { printf("%s %lld\n", name, value); }
-
 int main(void) {
     union { blkif_request_t rw; blkif_request_discard_t discard; blkif_request_indirect_t list;
             unsigned char all[sizeof(union blkif_sring_entry)]; } r;
@@ -80,56 +69,6 @@ int main(void) {
     return 0;
 }
 "#;
-
-fn ask_c() -> Vec<(String, String)> {
-    let include =
-        std::env::var_os("XEN_INCLUDE_DIR").map_or("/usr/include/xen".into(), PathBuf::from);
-    assert!(
-        include.join("io/blkif.h").exists(),
-        "Xen's headers are not in {}: apt-get install libxen-dev, or set XEN_INCLUDE_DIR",
-        include.display()
-    );
-    let mut source = String::from(
-        "#define __XEN_TOOLS__ 1\n#define __XEN_INTERFACE_VERSION__ 0x00041100\n#include <stdint.h>\n#include <stddef.h>\n\
-         #include <stdio.h>\n#include <string.h>\n#define xen_mb()\n#define xen_wmb()\n#define xen_rmb()\n",
-    );
-    for header in ["xen.h", "io/blkif.h", "io/xenbus.h", "io/protocols.h"] {
-        source += &format!("#include \"{}\"\n", include.join(header).display());
-    }
-    source += PROGRAM;
-    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("blkif-layout");
-    std::fs::create_dir_all(&dir).unwrap();
-    let (c, program) = (dir.join("layout.c"), dir.join("layout"));
-    std::fs::write(&c, source).unwrap();
-    let built = Command::new("cc")
-        .arg("-w")
-        .arg("-o")
-        .arg(&program)
-        .arg(&c)
-        .output();
-    let built = built.expect("no C compiler: apt-get install gcc");
-    assert!(
-        built.status.success(),
-        "{}",
-        String::from_utf8_lossy(&built.stderr)
-    );
-    let said = Command::new(&program).output().unwrap();
-    let said = String::from_utf8(said.stdout).unwrap();
-    let pairs = said.lines().map(|line| line.split_once(' ').unwrap());
-    pairs
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn bytes(hex: &str) -> [u8; RESPONSE] {
-    let digits = |n: usize| u8::from_str_radix(&hex[n * 2..n * 2 + 2], 16).unwrap();
-    assert_eq!(hex.len(), RESPONSE * 2);
-    std::array::from_fn(digits)
-}
 
 #[test]
 fn everything_is_as_the_c_headers_have_it() {
@@ -191,14 +130,10 @@ fn everything_is_as_the_c_headers_have_it() {
     for pages in [1, 2, 4, 8, 16] {
         expected.push((format!("ring-{pages}"), ring::slots(pages).to_string()));
     }
-    let said = ask_c();
-    let answer = |name: &str| {
-        let found = said.iter().find(|(other, _)| other == name);
-        &found.unwrap_or_else(|| panic!("{name}")).1
-    };
-    for (name, value) in &expected {
-        assert_eq!(answer(name), value, "{name}");
-    }
+    let headers = ["xen.h", "io/blkif.h", "io/xenbus.h", "io/protocols.h"];
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("blkif-layout");
+    let said = ask_c(&headers, PROGRAM, &dir);
+    said.check(&expected, 3);
     for (name, status) in [
         ("unsupported", Status::Unsupported),
         ("error", Status::Error),
@@ -209,7 +144,6 @@ fn everything_is_as_the_c_headers_have_it() {
             operation: Op::Indirect as u8,
             status,
         };
-        assert_eq!(Response::decode(bytes(answer(name))), response);
+        assert_eq!(Response::decode(said.bytes(name)), response);
     }
-    assert_eq!(said.len(), expected.len() + 3, "nothing is left out");
 }

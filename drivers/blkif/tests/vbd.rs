@@ -43,7 +43,7 @@ impl World {
             store: Xenstore::new(RingTransport::attach(page, signal)),
             daemon,
             disk: Disk::new(platform.clone(), config).unwrap(),
-            vbd: Vbd::new(51712),
+            vbd: Vbd::of::<Disk<FakePlatform>>(51712),
             backend: FakeBackend::new(&platform, 3, SECTORS),
             platform,
             notices: Vec::new(),

@@ -15,6 +15,7 @@ use crate::size::ByteSize;
 use crate::slot::SlotIndex;
 use crate::target::TargetType;
 use crate::vbd::VirtualDisk;
+use crate::vif::VirtualInterface;
 
 /// Kinds of devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,6 +68,9 @@ pub enum Backend {
     Console,
     /// A disk of the driver domain (`disk=` in its configuration), which another domain serves.
     Vbd(VirtualDisk),
+    /// A switch whose uplink is a network interface of the driver domain (`vif=` in its configuration), which another
+    /// domain serves.
+    Vif(VirtualInterface),
 }
 
 impl Backend {
@@ -78,6 +82,7 @@ impl Backend {
             b"console" => Ok(Backend::Console),
             [b'r', b'a', b'm', b':', size @ ..] => ByteSize::parse(size).map(Backend::Ram),
             [b'v', b'b', b'd', b':', disk @ ..] => VirtualDisk::parse(disk).map(Backend::Vbd),
+            [b'v', b'i', b'f', b':', vif @ ..] => VirtualInterface::parse(vif).map(Backend::Vif),
             _ => Err(ConfigError::BadBackend(Excerpt::new(text))),
         }
     }
@@ -92,6 +97,7 @@ impl fmt::Display for Backend {
             Backend::Cpu => f.write_str("cpu"),
             Backend::Console => f.write_str("console"),
             Backend::Vbd(disk) => write!(f, "vbd:{disk}"),
+            Backend::Vif(vif) => write!(f, "vif:{vif}"),
         }
     }
 }
@@ -581,7 +587,7 @@ impl Fields {
         }
         let needed = match backend {
             Backend::Module | Backend::Ram(_) | Backend::Vbd(_) => DeviceType::Blk,
-            Backend::Switch => DeviceType::Net,
+            Backend::Switch | Backend::Vif(_) => DeviceType::Net,
             Backend::Cpu => DeviceType::Rng,
             Backend::Console => DeviceType::Console,
         };
@@ -625,7 +631,8 @@ impl Fields {
             | Backend::Module
             | Backend::Switch
             | Backend::Cpu
-            | Backend::Console => {}
+            | Backend::Console
+            | Backend::Vif(_) => {}
         }
         Ok(device)
     }

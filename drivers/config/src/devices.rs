@@ -8,6 +8,7 @@ use crate::error::ConfigError;
 use crate::slot::{SLOTS, SlotIndex};
 use crate::target::TargetType;
 use crate::vbd::VirtualDisk;
+use crate::vif::VirtualInterface;
 
 /// Most ports of all console devices: each has rings in the driver domain's memory.
 const MAX_PORTS: usize = 16;
@@ -132,6 +133,25 @@ impl Devices {
             })
     }
 
+    /// The network interfaces that other domains serve, with the slots of the devices behind them: several devices may
+    /// share one.
+    pub fn vifs(&self) -> impl Iterator<Item = (SlotIndex, VirtualInterface)> {
+        self.iter()
+            .filter_map(|(slot, device)| match device.backend() {
+                Backend::Vif(vif) => Some((slot, vif)),
+                _ => None,
+            })
+    }
+
+    /// The same, each once, with the first of its slots.
+    pub fn uplinks(&self) -> impl Iterator<Item = (SlotIndex, VirtualInterface)> {
+        let is_first = |slot: SlotIndex, vif| {
+            let first = self.vifs().find(|(_, other)| *other == vif);
+            first.is_some_and(|(other, _)| other == slot)
+        };
+        self.vifs().filter(move |(slot, vif)| is_first(*slot, *vif))
+    }
+
     /// Checks that a guest of this type and each device can notify one another. The error comes with the device's slot.
     pub fn check_guest(&self, guest: TargetType) -> Result<(), (SlotIndex, ConfigError)> {
         self.iter()
@@ -146,7 +166,8 @@ impl Devices {
                 | Backend::Switch
                 | Backend::Cpu
                 | Backend::Console
-                | Backend::Vbd(_) => Some(sum),
+                | Backend::Vbd(_)
+                | Backend::Vif(_) => Some(sum),
                 Backend::Ram(size) => sum.checked_add(size.bytes()),
             })
     }
@@ -158,6 +179,24 @@ mod tests {
 
     fn parse(texts: &[&str]) -> Result<Devices, (usize, ConfigError)> {
         Devices::parse(texts.iter().map(|text| text.as_bytes()))
+    }
+
+    #[test]
+    fn devices_may_share_an_uplink() {
+        let devices = parse(&[
+            "type=net,backend=vif:1,mac=00:16:3e:00:00:01",
+            "type=net,backend=vif:0,mac=00:16:3e:00:00:02",
+            "type=net,backend=switch,mac=00:16:3e:00:00:03",
+            "type=net,backend=vif:1,mac=00:16:3e:00:00:04",
+        ])
+        .unwrap();
+        let numbers = |list: Vec<(SlotIndex, VirtualInterface)>| -> Vec<(u8, u16)> {
+            list.iter()
+                .map(|(slot, vif)| (slot.get(), vif.number()))
+                .collect()
+        };
+        assert_eq!(numbers(devices.vifs().collect()), [(0, 1), (1, 0), (3, 1)]);
+        assert_eq!(numbers(devices.uplinks().collect()), [(0, 1), (1, 0)]);
     }
 
     #[test]

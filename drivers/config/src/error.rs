@@ -71,6 +71,8 @@ pub enum ConfigError {
     BadDisk(Excerpt),
     /// A block size for a disk that brings its own.
     BlockSizeOfDisk,
+    /// Not the number of a network interface.
+    BadInterface(Excerpt),
     /// An item of a device description is no `key=value`.
     NotKeyValue(Excerpt),
     /// A key that device descriptions do not have.
@@ -165,6 +167,10 @@ impl fmt::Display for ConfigError {
                 f,
                 "disk {text} is not known: use backend=vbd:DEV with the vdev of a disk that the driver domain is given, such as xvda, or with its number"
             ),
+            Self::BadInterface(text) => write!(
+                f,
+                "network interface {text} is not known: use backend=vif:0 for the first one that the driver domain is given, backend=vif:1 for the second"
+            ),
             Self::BlockSizeOfDisk => f.write_str(
                 "block-size= does not go with backend=vbd: the disk's own back end says how large its blocks are; remove it",
             ),
@@ -184,7 +190,7 @@ impl fmt::Display for ConfigError {
             Self::BadType(text) => write!(f, "device type {text} is not known: use type=blk, type=net, type=rng or type=console"),
             Self::BadBackend(text) => write!(
                 f,
-                "back end {text} is not known: use backend=module, backend=ram:SIZE or backend=vbd:DEV for disks, backend=switch for network devices, backend=cpu for entropy devices"
+                "back end {text} is not known: use backend=module, backend=ram:SIZE or backend=vbd:DEV for disks, backend=switch or backend=vif:N for network devices, backend=cpu for entropy devices"
             ),
             Self::BadSize(text) => write!(
                 f,

@@ -1,7 +1,7 @@
 //! What `vdom` (in dom0) and the driver domain agree on.
 //!
 //! `vdom` writes what this crate formats, the driver domain reads what this crate parses, so the two cannot disagree:
-//! where a device's registers and interrupt are ([`slot`]), what a device is ([`device`], [`devices`], [`vbd`]), where it is
+//! where a device's registers and interrupt are ([`slot`]), what a device is ([`device`], [`devices`], [`vbd`], [`vif`]), where it is
 //! written in xenstore ([`keys`]), for whom it is ([`target`]), how it and its driver notify one another ([`notify`], [`xenbus`]) and how the driver domain is doing ([`state`]).
 //!
 //! Invariant: every parser takes arbitrary bytes and gives a value or a [`ConfigError`] that names the culprit and the
@@ -34,6 +34,7 @@ pub mod slot;
 pub mod state;
 pub mod target;
 pub mod vbd;
+pub mod vif;
 pub mod xenbus;
 
 pub use console::{PortName, PortNames};
@@ -50,3 +51,4 @@ pub use slot::{SLOTS, SlotIndex};
 pub use state::State;
 pub use target::{Target, TargetType};
 pub use vbd::VirtualDisk;
+pub use vif::VirtualInterface;

@@ -6,13 +6,12 @@
 
 use alloc::collections::VecDeque;
 
-use vd_virtio::chain::Segment;
 use vd_virtio::mem::CopyError;
-use vd_virtio::queue::Head;
-use vd_virtio::{Gpa, GuestMemory, MemError, Span};
+use vd_virtio::{GuestMemory, MemError};
 
 use crate::checksum::Sum;
 use crate::header::{HEADER, NetHeader};
+use crate::place::{Frames, Owner, Piece, Place};
 
 /// Most buffers that are taken from a queue before they are used.
 pub(crate) const BUFFERS: usize = 128;
@@ -25,7 +24,7 @@ const LOOK: usize = 1024;
 
 #[derive(Debug)]
 struct Buffer {
-    head: Head,
+    owner: Owner,
     pieces: u16,
     room: usize,
 }
@@ -37,7 +36,7 @@ pub(crate) struct Frame<'a> {
     /// Its start.
     pub(crate) start: &'a [u8],
     /// Its rest is in these pieces of the sender's memory.
-    pub(crate) pieces: &'a [Segment],
+    pub(crate) pieces: &'a [Piece],
     /// Bytes of the pieces that come before the rest.
     pub(crate) skip: usize,
     /// Bytes of the rest.
@@ -53,15 +52,13 @@ impl Frame<'_> {
     }
 
     /// Calls `f` with each piece of the rest.
-    fn each_piece<E>(&self, mut f: impl FnMut(Gpa, usize) -> Result<(), E>) -> Result<(), E> {
+    fn each_piece<E>(&self, mut f: impl FnMut(Place, usize) -> Result<(), E>) -> Result<(), E> {
         let (mut skip, mut left) = (self.skip, self.rest);
         for piece in self.pieces {
-            let len = usize::try_from(piece.len).unwrap_or(0);
+            let len = piece.len();
             let here = len.saturating_sub(skip).min(left);
             if here != 0 {
-                // A piece does not wrap.
-                let offset = u64::try_from(skip).unwrap_or(0);
-                f(Gpa(piece.addr.0.saturating_add(offset)), here)?;
+                f(piece.at.add(skip), here)?;
                 left = left.saturating_sub(here);
             }
             skip = skip.saturating_sub(len);
@@ -95,9 +92,9 @@ impl From<CopyError> for Undelivered {
 /// The buffers of one queue.
 #[derive(Debug)]
 pub(crate) struct Buffers {
-    pieces: VecDeque<Segment>,
+    pieces: VecDeque<Piece>,
     buffers: VecDeque<Buffer>,
-    used: VecDeque<(Head, u32)>,
+    used: VecDeque<(Owner, u32)>,
 }
 
 impl Buffers {
@@ -115,19 +112,22 @@ impl Buffers {
     }
 
     /// Takes one.
-    pub(crate) fn push(&mut self, head: Head, writable: Span<'_>) {
+    pub(crate) fn push(&mut self, owner: Owner, writable: impl Iterator<Item = Piece>) {
         let (mut pieces, mut room) = (0u16, 0usize);
-        for (addr, len) in writable.pieces().take(BUFFER_PIECES) {
-            let len = u32::try_from(len).unwrap_or(u32::MAX);
-            self.pieces.push_back(Segment { addr, len });
+        for piece in writable.take(BUFFER_PIECES) {
+            self.pieces.push_back(piece);
             pieces = pieces.saturating_add(1);
-            room = room.saturating_add(usize::try_from(len).unwrap_or(0));
+            room = room.saturating_add(piece.len());
         }
-        self.buffers.push_back(Buffer { head, pieces, room });
+        self.buffers.push_back(Buffer {
+            owner,
+            pieces,
+            room,
+        });
     }
 
     /// Those that hold a frame, in order, with the bytes written.
-    pub(crate) fn next_used(&mut self) -> Option<(Head, u32)> {
+    pub(crate) fn next_used(&mut self) -> Option<(Owner, u32)> {
         self.used.pop_front()
     }
 
@@ -168,7 +168,7 @@ impl Buffers {
     /// Copies a frame into as many buffers as it takes.
     pub(crate) fn deliver<M: GuestMemory + ?Sized>(
         &mut self,
-        mem: &M,
+        mem: &Frames<'_, M>,
         frame: &Frame<'_>,
         mergeable: bool,
     ) -> Result<(), Undelivered> {
@@ -201,14 +201,14 @@ impl Buffers {
             let pieces = usize::from(buffer.pieces).min(self.pieces.len());
             self.pieces.drain(..pieces);
             self.used
-                .push_back((buffer.head, u32::try_from(written).unwrap_or(u32::MAX)));
+                .push_back((buffer.owner, u32::try_from(written).unwrap_or(u32::MAX)));
         }
     }
 }
 
 /// Copies the rest of a frame, and sums up what of the frame is at `from` and later.
 fn summing<M: GuestMemory + ?Sized>(
-    mem: &M,
+    mem: &Frames<'_, M>,
     frame: &Frame<'_>,
     from: usize,
     cursor: &mut Cursor<'_>,
@@ -229,7 +229,7 @@ fn summing<M: GuestMemory + ?Sized>(
             mem.read(at, bytes).map_err(Undelivered::Source)?;
             add(bytes);
             cursor.write(mem, bytes).map_err(Undelivered::Target)?;
-            at = Gpa(at.0.saturating_add(u64::try_from(here).unwrap_or(0)));
+            at = at.add(here);
             left = left.saturating_sub(here);
         }
         Ok::<_, Undelivered>(())
@@ -239,13 +239,13 @@ fn summing<M: GuestMemory + ?Sized>(
 
 /// A place in the pieces, which moves on.
 struct Cursor<'a> {
-    pieces: &'a VecDeque<Segment>,
+    pieces: &'a VecDeque<Piece>,
     index: usize,
     used: u32,
 }
 
 impl<'a> Cursor<'a> {
-    fn new(pieces: &'a VecDeque<Segment>) -> Self {
+    fn new(pieces: &'a VecDeque<Piece>) -> Self {
         Self {
             pieces,
             index: 0,
@@ -254,14 +254,14 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next at most `max` bytes in one piece; None if `max` is 0 or there is nothing left.
-    fn step(&mut self, max: usize) -> Option<(Gpa, usize)> {
+    fn step(&mut self, max: usize) -> Option<(Place, usize)> {
         let piece = self.pieces.get(self.index)?;
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         let here = piece.len.saturating_sub(self.used).min(max);
         if max == 0 {
             return None;
         }
-        let at = Gpa(piece.addr.0.saturating_add(self.used.into()));
+        let at = piece.at.add(usize::try_from(self.used).unwrap_or(0));
         self.used = self.used.saturating_add(here);
         if self.used >= piece.len {
             self.index = self.index.saturating_add(1);
@@ -277,7 +277,11 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn write<M: GuestMemory + ?Sized>(&mut self, mem: &M, bytes: &[u8]) -> Result<(), MemError> {
+    fn write<M: GuestMemory + ?Sized>(
+        &mut self,
+        mem: &Frames<'_, M>,
+        bytes: &[u8],
+    ) -> Result<(), MemError> {
         let mut rest = bytes;
         while let Some((to, len)) = self.step(rest.len()) {
             let Some((here, more)) = rest.split_at_checked(len) else {
@@ -291,14 +295,14 @@ impl<'a> Cursor<'a> {
 
     fn copy<M: GuestMemory + ?Sized>(
         &mut self,
-        mem: &M,
-        from: Gpa,
+        mem: &Frames<'_, M>,
+        from: Place,
         len: usize,
     ) -> Result<(), CopyError> {
         let (mut from, mut left) = (from, len);
         while let Some((to, here)) = self.step(left) {
             mem.copy(from, to, here)?;
-            from = Gpa(from.0.saturating_add(u64::try_from(here).unwrap_or(0)));
+            from = from.add(here);
             left = left.saturating_sub(here);
         }
         Ok(())

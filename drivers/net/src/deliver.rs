@@ -1,7 +1,6 @@
 //! Giving a frame to a port, in the form that its driver takes.
 
 use vd_virtio::GuestMemory;
-use vd_virtio::chain::Segment;
 use vd_virtio::fault::FaultKind;
 
 use crate::buffers::{Buffers, Frame, Undelivered};
@@ -9,8 +8,10 @@ use crate::counters::{Counters, add, bump};
 use crate::features::NetFeatures;
 use crate::header::{GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, NetHeader};
 use crate::packet::{LargeTcp, Offload, Packet};
+use crate::place::{Frames, Piece};
 use crate::port::{Port, receive_queue};
 use crate::segment::{self, MAX_PARTS};
+use crate::uplink::Takes;
 
 /// Bytes of a frame for which giving it to a port costs as much as another request, as a power of two; a part that was cut costs the same.
 const COST_SHIFT: u32 = 14;
@@ -31,17 +32,15 @@ impl Port {
     /// Gives it a frame, in one of the receive queues.
     pub(crate) fn give<M: GuestMemory + ?Sized>(
         &mut self,
-        mem: &M,
+        mem: &Frames<'_, M>,
         pair: usize,
         packet: &Packet,
-        pieces: &[Segment],
+        pieces: &[Piece],
     ) -> Outcome {
         let fits = packet.fits(self.config.mtu);
+        let taking = self.taking();
         let Self {
-            receive,
-            features,
-            counters,
-            ..
+            receive, counters, ..
         } = self;
         let Some(receive) = receive.get_mut(pair) else {
             return Outcome::Done;
@@ -52,14 +51,12 @@ impl Port {
         }
         let mut to = Receiver {
             mem,
-            features: *features,
+            taking,
             buffers: &mut receive.buffers,
             counters,
         };
         let given = match packet.offload {
-            Offload::Tcp(tcp) if !features.contains(tcp.guest_feature()) => {
-                to.parts(packet, &tcp, pieces)
-            }
+            Offload::Tcp(tcp) if !taking.large(packet, &tcp) => to.parts(packet, &tcp, pieces),
             _ => to.whole(packet, pieces),
         };
         match given {
@@ -75,7 +72,7 @@ impl Port {
     /// What giving it a frame costs, in requests.
     pub(crate) fn cost(&self, packet: &Packet) -> u32 {
         let cost = match packet.offload {
-            Offload::Tcp(tcp) if !self.features.contains(tcp.guest_feature()) => {
+            Offload::Tcp(tcp) if !self.taking().large(packet, &tcp) => {
                 segment::count(packet, &tcp).min(MAX_PARTS)
             }
             _ => packet.len >> COST_SHIFT,
@@ -84,21 +81,45 @@ impl Port {
     }
 }
 
+/// What is left to a receiver.
+#[derive(Clone, Copy)]
+pub(crate) struct Taking {
+    pub(crate) features: NetFeatures,
+    /// Of an uplink.
+    pub(crate) uplink: Option<Takes>,
+}
+
+impl Taking {
+    fn checksum(&self, packet: &Packet, start: usize, field: usize) -> bool {
+        match self.uplink {
+            None => self.features.contains(NetFeatures::GUEST_CSUM),
+            Some(takes) => takes.checksum(packet, start, field),
+        }
+    }
+
+    fn large(&self, packet: &Packet, tcp: &LargeTcp) -> bool {
+        match self.uplink {
+            None => self.features.contains(tcp.guest_feature()),
+            Some(takes) => takes.large(packet, tcp),
+        }
+    }
+}
+
 /// Where a frame goes.
 struct Receiver<'a, M: ?Sized> {
-    mem: &'a M,
-    features: NetFeatures,
+    mem: &'a Frames<'a, M>,
+    taking: Taking,
     buffers: &'a mut Buffers,
     counters: &'a mut Counters,
 }
 
 impl<M: GuestMemory + ?Sized> Receiver<'_, M> {
     fn mergeable(&self) -> bool {
-        self.features.contains(NetFeatures::MRG_RXBUF)
+        self.taking.features.contains(NetFeatures::MRG_RXBUF)
     }
 
     /// One frame, as it was sent or with its checksum filled in.
-    fn whole(&mut self, packet: &Packet, pieces: &[Segment]) -> Result<(), Undelivered> {
+    fn whole(&mut self, packet: &Packet, pieces: &[Piece]) -> Result<(), Undelivered> {
         let mut frame = Frame {
             header: NetHeader::default(),
             start: packet.prefix(),
@@ -109,9 +130,9 @@ impl<M: GuestMemory + ?Sized> Receiver<'_, M> {
         };
         match packet.offload {
             Offload::None => {}
-            Offload::Checksum { start, field } => self.checksum(&mut frame, start, field),
+            Offload::Checksum { start, field } => self.checksum(packet, &mut frame, start, field),
             Offload::Tcp(tcp) => {
-                self.checksum(&mut frame, tcp.start, tcp.checksum());
+                self.checksum(packet, &mut frame, tcp.start, tcp.checksum());
                 frame.header.gso_type = if tcp.ipv6 { GSO_TCPV6 } else { GSO_TCPV4 };
                 frame.header.gso_size = short(tcp.part);
                 frame.header.hdr_len = short(tcp.headers);
@@ -125,7 +146,7 @@ impl<M: GuestMemory + ?Sized> Receiver<'_, M> {
         &mut self,
         packet: &Packet,
         tcp: &LargeTcp,
-        pieces: &[Segment],
+        pieces: &[Piece],
     ) -> Result<(), Undelivered> {
         let count = segment::count(packet, tcp);
         if count > MAX_PARTS {
@@ -147,7 +168,7 @@ impl<M: GuestMemory + ?Sized> Receiver<'_, M> {
                 rest: part.data,
                 checksum: None,
             };
-            self.checksum(&mut frame, tcp.start, tcp.checksum());
+            self.checksum(packet, &mut frame, tcp.start, tcp.checksum());
             self.put(&frame)?;
         }
         bump(&mut self.counters.cut);
@@ -155,8 +176,8 @@ impl<M: GuestMemory + ?Sized> Receiver<'_, M> {
     }
 
     /// Leaves a checksum to the driver if it takes that.
-    fn checksum(&self, frame: &mut Frame<'_>, start: usize, field: usize) {
-        if self.features.contains(NetFeatures::GUEST_CSUM) {
+    fn checksum(&self, packet: &Packet, frame: &mut Frame<'_>, start: usize, field: usize) {
+        if self.taking.checksum(packet, start, field) {
             frame.header.flags = NEEDS_CSUM;
             frame.header.csum_start = short(start);
             frame.header.csum_offset = short(field.saturating_sub(start));

@@ -2,20 +2,50 @@
 //!
 //! Invariant: an [`Offload`] lies inside of the frame and behind its Ethernet header, and was negotiated by the sender.
 
-use vd_virtio::{GuestMemory, MemError, Span};
+use vd_virtio::{GuestMemory, MemError};
 
-use crate::bytes::{u8_at, u16_at};
+use crate::bytes::{put, u8_at, u16_at};
 use crate::features::NetFeatures;
 use crate::header::{GSO_NONE, GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, NetHeader};
-use crate::wire::{ETHERNET, Ethernet, IPV4, IPV6, TCP};
+use crate::place::{self, Frames, Piece};
+use crate::segment::pseudo_sum;
+use crate::wire::{ETHERNET, Ethernet, IPV4, IPV6, TCP, UDP};
 
 /// Bytes of a frame's start that are copied and looked at: more than the headers of TCP over IPv4 or IPv6 with all
 /// options and two VLAN tags.
 pub(crate) const PREFIX: usize = 192;
 /// Longest frame: the longest IP packet.
 const MAX_LEN: usize = 65535 + 22;
-/// Where TCP has its checksum.
+/// Where TCP and UDP have their checksums.
 const TCP_CHECKSUM: usize = 16;
+const UDP_CHECKSUM: usize = 6;
+
+/// What is said of a frame by who brings it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Claim {
+    /// A driver, in its header.
+    Header(NetHeader),
+    /// An uplink.
+    Uplink {
+        /// The checksum has to be filled in.
+        blank: bool,
+        /// It is a large TCP segment: whether over IPv6, and the bytes of data of each part.
+        large: Option<(bool, u16)>,
+    },
+}
+
+/// TCP or UDP right behind an IP header, in a packet that is no fragment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Transport {
+    pub(crate) ipv6: bool,
+    pub(crate) protocol: u8,
+    /// Where its header is.
+    pub(crate) start: usize,
+    /// Where its checksum goes.
+    pub(crate) field: usize,
+    /// Bytes of header and data, as the IP header has it.
+    pub(crate) len: usize,
+}
 
 /// What a sender left to others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,33 +119,32 @@ impl Packet {
         offload: Offload::None,
     };
 
-    /// Reads and checks a frame that a driver with these features sends. Gives the part of it that is not in the
-    /// prefix.
-    pub(crate) fn read<'a, M: GuestMemory + ?Sized>(
+    /// Reads and checks a frame that a port with these features sends. Leaves in `pieces` what is not in the prefix.
+    pub(crate) fn read<M: GuestMemory + ?Sized, const N: usize>(
         &mut self,
-        mem: &M,
-        header: &NetHeader,
-        frame: Span<'a>,
+        mem: &Frames<'_, M>,
+        claim: &Claim,
+        pieces: &mut heapless::Vec<Piece, N>,
         features: NetFeatures,
-    ) -> Result<Result<Span<'a>, Bad>, MemError> {
-        let len = match usize::try_from(frame.len()) {
-            Ok(len) if len <= MAX_LEN => len,
-            _ => return Ok(Err(Bad::Long)),
-        };
-        let copied = len.min(PREFIX);
-        if let (Some((start, _)), Some(into)) = (
-            frame.split_at(u64::try_from(copied).unwrap_or(0)),
-            self.bytes.get_mut(..copied),
-        ) {
-            start.read(mem, into)?;
+    ) -> Result<Result<(), Bad>, MemError> {
+        let len = pieces
+            .iter()
+            .fold(0usize, |len, piece| len.saturating_add(piece.len()));
+        if len > MAX_LEN {
+            return Ok(Err(Bad::Long));
         }
-        self.prefix = copied;
+        self.prefix = len.min(PREFIX);
         self.len = len;
+        self.read_prefix(mem, pieces)?;
         let Some(ethernet) = Ethernet::parse(self.prefix()) else {
             return Ok(Err(Bad::Short));
         };
         self.ethernet = ethernet;
-        let Some(offload) = self.offload(header, features) else {
+        let header = match claim {
+            Claim::Header(header) => Some(*header),
+            Claim::Uplink { blank, large } => self.header(*blank, *large),
+        };
+        let Some(offload) = header.and_then(|header| self.offload(&header, features)) else {
             return Ok(Err(Bad::Offload));
         };
         self.offload = offload;
@@ -123,10 +152,91 @@ impl Packet {
             // The headers may be written anew, so that they are all that is kept.
             self.prefix = tcp.headers;
         }
-        let rest = u64::try_from(self.prefix)
-            .ok()
-            .and_then(|prefix| frame.split_at(prefix));
-        Ok(rest.map(|(_, rest)| rest).ok_or(Bad::Short))
+        place::skip(pieces, self.prefix);
+        Ok(Ok(()))
+    }
+
+    fn read_prefix<M: GuestMemory + ?Sized>(
+        &mut self,
+        mem: &Frames<'_, M>,
+        pieces: &[Piece],
+    ) -> Result<(), MemError> {
+        let mut rest = self.bytes.get_mut(..self.prefix).unwrap_or(&mut []);
+        for piece in pieces {
+            let here = piece.len().min(rest.len());
+            let Some((into, more)) = rest.split_at_mut_checked(here).filter(|_| here != 0) else {
+                break;
+            };
+            mem.read(piece.at, into)?;
+            rest = more;
+        }
+        Ok(())
+    }
+
+    /// The transport header, if it is one whose place follows from the frame alone.
+    pub(crate) fn transport(&self) -> Option<Transport> {
+        let frame = self.prefix();
+        let ip = self.ethernet.len;
+        let ipv6 = self.ethernet.kind == IPV6;
+        let (header, protocol, len) = match self.ethernet.kind {
+            IPV4 if u16_at(frame, ip.saturating_add(6))? & 0x3fff == 0 => {
+                let words = usize::from(u8_at(frame, ip)? & 0xf);
+                let header = words.saturating_mul(4);
+                let total = usize::from(u16_at(frame, ip.saturating_add(2))?);
+                let len = total.checked_sub(header)?;
+                (header, u8_at(frame, ip.saturating_add(9))?, len)
+            }
+            IPV6 => {
+                let len = usize::from(u16_at(frame, ip.saturating_add(4))?);
+                (40, u8_at(frame, ip.saturating_add(6))?, len)
+            }
+            _ => return None,
+        };
+        let version = u8_at(frame, ip)? >> 4;
+        let start = ip.saturating_add(header);
+        let field = match protocol {
+            TCP => start.saturating_add(TCP_CHECKSUM),
+            UDP => start.saturating_add(UDP_CHECKSUM),
+            _ => return None,
+        };
+        let right = version == if ipv6 { 6 } else { 4 }
+            && header >= 20
+            && field.saturating_add(2) <= frame.len();
+        right.then_some(Transport {
+            ipv6,
+            protocol,
+            start,
+            field,
+            len,
+        })
+    }
+
+    /// The header that a driver would have written for a frame that comes in by an uplink; None if there is none. What a
+    /// blank checksum's field has to hold (the sum over what is not in the segment) is put there, whatever was there.
+    fn header(&mut self, blank: bool, large: Option<(bool, u16)>) -> Option<NetHeader> {
+        if !blank && large.is_none() {
+            return Some(NetHeader::default());
+        }
+        let transport = self.transport()?;
+        let Transport {
+            ipv6, start, field, ..
+        } = transport;
+        let ip = self.ethernet.len;
+        let sum = pseudo_sum(&self.bytes, ip, ipv6, transport.protocol, transport.len);
+        put(&mut self.bytes, field, sum.folded().to_be_bytes());
+        let (gso_type, gso_size) = match large {
+            None => (GSO_NONE, 0),
+            Some((false, size)) => (GSO_TCPV4, size),
+            Some((true, size)) => (GSO_TCPV6, size),
+        };
+        Some(NetHeader {
+            flags: NEEDS_CSUM,
+            gso_type,
+            gso_size,
+            csum_start: u16::try_from(start).ok()?,
+            csum_offset: u16::try_from(field.saturating_sub(start)).ok()?,
+            ..NetHeader::default()
+        })
     }
 
     /// The copy of its start.

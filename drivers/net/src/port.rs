@@ -3,15 +3,16 @@
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
-use vd_virtio::chain::Segment;
 use vd_virtio::fault::FaultKind;
-use vd_virtio::queue::Head;
 
 use crate::buffers::Buffers;
 use crate::counters::Counters;
+use crate::deliver::Taking;
 use crate::features::NetFeatures;
 use crate::learned::Learned;
 use crate::packet::Packet;
+use crate::place::{Owner, Piece};
+use crate::uplink::Takes;
 use crate::wire::Mac;
 
 /// Most pairs of queues of a device.
@@ -47,9 +48,9 @@ pub(crate) struct Ticket {
 #[derive(Debug)]
 pub(crate) struct Parked {
     pub(crate) queue: u16,
-    pub(crate) head: Head,
+    pub(crate) owner: Owner,
     pub(crate) packet: Packet,
-    pub(crate) pieces: heapless::Vec<Segment, PARKED_PIECES>,
+    pub(crate) pieces: heapless::Vec<Piece, PARKED_PIECES>,
     /// The ports that it waits for, as bits.
     pub(crate) pending: u32,
     /// Ticks since it waits.
@@ -71,6 +72,8 @@ pub(crate) struct Port {
     /// The address that it has now.
     pub(crate) mac: Mac,
     pub(crate) features: NetFeatures,
+    /// For the uplink: what whoever is behind it takes.
+    pub(crate) uplink: Option<Takes>,
     /// There is a driver, and nothing is wrong with it.
     pub(crate) running: bool,
     pub(crate) link: bool,
@@ -78,8 +81,8 @@ pub(crate) struct Port {
     pub(crate) pairs: u16,
     pub(crate) receive: Box<[Receive]>,
     pub(crate) parked: Box<[Option<Parked>]>,
-    /// Buffers of frames that waited, to be given back: queue and head.
-    pub(crate) returned: VecDeque<(u16, Head)>,
+    /// Buffers of frames that waited, to be given back: queue and owner.
+    pub(crate) returned: VecDeque<(u16, Owner)>,
     pub(crate) learned: Learned,
     /// The pair on which a flow was sent last, from 1 on.
     flows: [u8; FLOWS],
@@ -104,6 +107,7 @@ impl Port {
             config,
             mac: config.mac,
             features: NetFeatures::empty(),
+            uplink: None,
             running: false,
             link: true,
             pairs: 1,
@@ -116,6 +120,19 @@ impl Port {
             fault: None,
             counters: Counters::default(),
         }
+    }
+
+    /// What is left to it.
+    pub(crate) fn taking(&self) -> Taking {
+        Taking {
+            features: self.features,
+            uplink: self.uplink,
+        }
+    }
+
+    /// Whether it has this address, configured or set by the driver. The uplink has none.
+    pub(crate) fn holds(&self, mac: Mac) -> bool {
+        self.uplink.is_none() && (self.mac == mac || self.config.mac == mac)
     }
 
     /// Whether frames can be given to it.

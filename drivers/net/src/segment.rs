@@ -66,7 +66,7 @@ pub(crate) fn part(packet: &Packet, tcp: &LargeTcp, number: usize) -> Part {
     }
     let (skip, start) = (part.skip, tcp.start);
     transport_header(&mut part.headers, start, skip, number == 0, last);
-    let sum = pseudo_sum(&part.headers, ip, tcp.ipv6, transport);
+    let sum = pseudo_sum(&part.headers, ip, tcp.ipv6, TCP, transport);
     put(
         &mut part.headers,
         start.saturating_add(16),
@@ -114,13 +114,19 @@ fn transport_header(headers: &mut [u8], start: usize, skip: usize, first: bool, 
     put(headers, at, [flags]);
 }
 
-/// The sum over what TCP's checksum covers besides the segment: addresses, length, protocol.
-fn pseudo_sum(headers: &[u8], ip: usize, ipv6: bool, transport: usize) -> Sum {
+/// The sum over what a transport protocol's checksum covers besides the segment: addresses, length, protocol.
+pub(crate) fn pseudo_sum(
+    headers: &[u8],
+    ip: usize,
+    ipv6: bool,
+    protocol: u8,
+    transport: usize,
+) -> Sum {
     let (from, to) = if ipv6 { (8, 40) } else { (12, 20) };
     let addresses = headers.get(ip.saturating_add(from)..ip.saturating_add(to));
     let mut sum = Sum::default();
     sum.add(addresses.unwrap_or(&[]));
     sum.add(&u32::try_from(transport).unwrap_or(0).to_be_bytes());
-    sum.add(&[0, TCP]);
+    sum.add(&[0, protocol]);
     sum
 }

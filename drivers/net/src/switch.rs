@@ -12,21 +12,24 @@
 //! way round.
 
 use alloc::boxed::Box;
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use vd_virtio::chain::{MAX_SEGMENTS, Segment};
+use vd_virtio::chain::MAX_SEGMENTS;
 use vd_virtio::fault::FaultKind;
-use vd_virtio::{Chain, GuestMemory, Pass, Progress, Span};
+use vd_virtio::{Chain, GuestMemory, Pass, Progress};
 
 use crate::counters::{add, bump};
 use crate::deliver::Outcome;
 use crate::header::{HEADER, NetHeader};
-use crate::packet::Packet;
+use crate::packet::{Claim, Packet};
+use crate::place::{Frames, OwnMemory, Owner, Piece};
 use crate::port::{MAX_PAIRS, Port, PortConfig, Receive};
+use crate::uplink::Takes;
 use crate::wire::{self, Ethernet, Mac};
 
-/// Most ports of a switch.
+/// Most ports of a switch, besides its uplink.
 pub const MAX_PORTS: usize = 16;
 
 /// Why a port cannot be had.
@@ -36,7 +39,7 @@ pub enum AddError {
     Taken(Mac),
     /// No station can have that address.
     NoStation(Mac),
-    /// There are [`MAX_PORTS`] already.
+    /// There are [`MAX_PORTS`] already, or an uplink.
     Full,
     /// None or more than [`MAX_PAIRS`] pairs of queues.
     Pairs(u16),
@@ -47,7 +50,7 @@ impl fmt::Display for AddError {
         match self {
             Self::Taken(mac) => write!(f, "another device has the address {mac}"),
             Self::NoStation(mac) => write!(f, "{mac} is no station's address"),
-            Self::Full => write!(f, "the switch has {MAX_PORTS} ports"),
+            Self::Full => write!(f, "the switch has {MAX_PORTS} ports, or an uplink"),
             Self::Pairs(pairs) => {
                 write!(
                     f,
@@ -70,14 +73,23 @@ pub(crate) fn bit(port: usize) -> u32 {
 }
 
 /// A switch.
-#[derive(Debug)]
 pub struct Switch {
     pub(crate) ports: Vec<Port>,
     /// The frame that is being forwarded.
     pub(crate) packet: Box<Packet>,
-    pub(crate) pieces: Box<heapless::Vec<Segment, MAX_SEGMENTS>>,
+    pub(crate) pieces: Box<heapless::Vec<Piece, MAX_SEGMENTS>>,
+    /// What the uplink's frames are in.
+    pub(crate) own: Option<Rc<dyn OwnMemory>>,
     /// Ticks since the start.
     pub(crate) now: u32,
+}
+
+impl fmt::Debug for Switch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Switch")
+            .field("ports", &self.ports)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Switch {
@@ -90,15 +102,17 @@ impl Switch {
     /// A switch without ports.
     pub fn new() -> Self {
         Self {
-            ports: Vec::with_capacity(MAX_PORTS),
+            ports: Vec::with_capacity(MAX_PORTS.saturating_add(1)),
             packet: Box::new(Packet::EMPTY),
             pieces: Box::default(),
+            own: None,
             now: 0,
         }
     }
 
     pub(crate) fn add(&mut self, config: PortConfig) -> Result<usize, AddError> {
-        if self.ports.len() == MAX_PORTS {
+        let uplinks = usize::from(self.own.is_some());
+        if self.ports.len().saturating_sub(uplinks) == MAX_PORTS {
             return Err(AddError::Full);
         }
         if config.pairs == 0 || config.pairs > MAX_PAIRS {
@@ -114,6 +128,21 @@ impl Switch {
         Ok(self.ports.len().saturating_sub(1))
     }
 
+    pub(crate) fn add_uplink(&mut self, own: Rc<dyn OwnMemory>) -> Result<usize, AddError> {
+        if self.own.is_some() {
+            return Err(AddError::Full);
+        }
+        let mut port = Port::new(PortConfig {
+            mac: Mac::default(),
+            mtu: 0,
+            pairs: 1,
+        });
+        port.uplink = Some(Takes::default());
+        self.ports.push(port);
+        self.own = Some(own);
+        Ok(self.ports.len().saturating_sub(1))
+    }
+
     pub(crate) fn port(&self, port: usize) -> Option<&Port> {
         self.ports.get(port)
     }
@@ -124,8 +153,7 @@ impl Switch {
 
     /// The port whose own address it is, configured or set by the driver.
     pub(crate) fn holder(&self, mac: Mac) -> Option<usize> {
-        let own = |port: &Port| port.mac == mac || port.config.mac == mac;
-        self.ports.iter().position(own)
+        self.ports.iter().position(|port| port.holds(mac))
     }
 
     /// The port behind which an address was seen.
@@ -167,8 +195,10 @@ impl Switch {
                 return Ok(Progress::Drained);
             };
             let buffers = &mut receive.buffers;
-            while let Some((head, written)) = buffers.next_used() {
-                pass.give_back(head, written)?;
+            while let Some((owner, written)) = buffers.next_used() {
+                if let Owner::Head(head) = owner {
+                    pass.give_back(head, written)?;
+                }
             }
             let mut progress = Progress::Waiting;
             while buffers.has_room() {
@@ -180,9 +210,15 @@ impl Switch {
                 if chain.writable().len() < HEADER_LEN {
                     return Err(FaultKind::Header);
                 }
-                buffers.push(head, chain.writable());
+                let pieces = chain.writable().pieces().map(Piece::of_guest);
+                buffers.push(Owner::Head(head), pieces);
             }
-            self.deliver_waiting(port, pair, pass.mem())?;
+            let own = self.own.clone();
+            let mem = Frames {
+                guest: pass.mem(),
+                own: own.as_deref(),
+            };
+            self.deliver_waiting(port, pair, &mem)?;
             let target = self.ports.get(port).and_then(|it| it.receive.get(pair));
             if !target.is_some_and(|receive| receive.buffers.has_used()) {
                 return Ok(progress);
@@ -203,48 +239,50 @@ impl Switch {
             // There are few of them, and nearly always none.
             for _ in 0..source.returned.len() {
                 match source.returned.pop_front() {
-                    Some((of, head)) if of == queue => pass.give_back(head, 0)?,
+                    Some((of, Owner::Head(head))) if of == queue => pass.give_back(head, 0)?,
                     Some(other) => source.returned.push_back(other),
                     None => break,
                 }
             }
         }
+        let own = self.own.clone();
         while let Some(head) = pass.take(chain)? {
             let (header, frame) = chain.readable().read_array(pass.mem())?;
-            let header = NetHeader::decode(header);
-            let (waits, cost) = self.forward(pass.mem(), port, pair, &header, frame)?;
+            self.pieces.clear();
+            // A chain has no more segments than fit.
+            self.pieces
+                .extend(frame.pieces().map(Piece::of_guest).take(MAX_SEGMENTS));
+            let mem = Frames {
+                guest: pass.mem(),
+                own: own.as_deref(),
+            };
+            let claim = Claim::Header(NetHeader::decode(header));
+            let (waits, cost) = self.forward(&mem, port, pair, &claim)?;
             pass.charge(cost);
-            if let Some(head) = self.park(port, queue, head, waits) {
+            if let Some(Owner::Head(head)) = self.park(port, queue, Owner::Head(head), waits) {
                 pass.give_back(head, 0)?;
             }
         }
         Ok(Progress::Drained)
     }
 
-    /// Forwards a frame. Gives the ports for which it has to wait, and what it has cost besides a request.
-    fn forward<M: GuestMemory + ?Sized>(
+    /// Forwards the frame that `pieces` are. Gives the ports for which it has to wait, and what it has cost besides a request.
+    pub(crate) fn forward<M: GuestMemory + ?Sized>(
         &mut self,
-        mem: &M,
+        mem: &Frames<'_, M>,
         port: usize,
         pair: usize,
-        header: &NetHeader,
-        frame: Span<'_>,
+        claim: &Claim,
     ) -> Result<(u32, u32), FaultKind> {
         let Some(source) = self.ports.get_mut(port) else {
             return Ok((0, 0));
         };
-        let body = match self.packet.read(mem, header, frame, source.features)? {
-            Ok(body) => body,
-            Err(bad) => {
-                bump(source.counters.bad(bad));
-                return Ok((0, 0));
-            }
-        };
-        self.pieces.clear();
-        for (addr, len) in body.pieces() {
-            let len = u32::try_from(len).unwrap_or(u32::MAX);
-            // A chain has no more segments than fit.
-            let _ = self.pieces.push(Segment { addr, len });
+        if let Err(bad) = self
+            .packet
+            .read(mem, claim, &mut self.pieces, source.features)?
+        {
+            bump(source.counters.bad(bad));
+            return Ok((0, 0));
         }
         let flow = wire::flow(self.packet.prefix(), &self.packet.ethernet);
         source.sends(flow, pair);
@@ -257,7 +295,7 @@ impl Switch {
     /// Gives the frame to those ports that have room for it.
     fn give_all<M: GuestMemory + ?Sized>(
         &mut self,
-        mem: &M,
+        mem: &Frames<'_, M>,
         targets: u32,
         flow: u32,
     ) -> Result<(u32, u32), FaultKind> {

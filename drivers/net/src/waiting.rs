@@ -5,11 +5,11 @@
 
 use vd_virtio::GuestMemory;
 use vd_virtio::fault::FaultKind;
-use vd_virtio::queue::Head;
 
 use crate::counters::bump;
 use crate::deliver::Outcome;
 use crate::packet::Packet;
+use crate::place::{Frames, Owner};
 use crate::port::{Parked, Ticket, WAITING};
 use crate::switch::{Switch, bit};
 use crate::wire;
@@ -76,8 +76,8 @@ impl Switch {
                 return;
             }
         }
-        if let Some(Parked { queue, head, .. }) = place.take() {
-            source.returned.push_back((queue, head));
+        if let Some(Parked { queue, owner, .. }) = place.take() {
+            source.returned.push_back((queue, owner));
             source.wake(queue);
         }
     }
@@ -129,10 +129,16 @@ impl Switch {
         }
     }
 
-    /// Lets the frame that is being forwarded wait for those ports. Gives its head back if it does not.
-    pub(crate) fn park(&mut self, port: usize, queue: u16, head: Head, waits: u32) -> Option<Head> {
+    /// Lets the frame that is being forwarded wait for those ports. Gives its owner back if it does not.
+    pub(crate) fn park(
+        &mut self,
+        port: usize,
+        queue: u16,
+        owner: Owner,
+        waits: u32,
+    ) -> Option<Owner> {
         if waits == 0 {
-            return Some(head);
+            return Some(owner);
         }
         let Self {
             ports,
@@ -165,7 +171,7 @@ impl Switch {
                 let place = source.parked.get_mut(place)?;
                 *place = Some(Parked {
                     queue,
-                    head,
+                    owner,
                     packet: Packet::clone(packet),
                     pieces,
                     pending,
@@ -173,7 +179,7 @@ impl Switch {
                 });
                 None
             }
-            _ => Some(head),
+            _ => Some(owner),
         }
     }
 
@@ -182,7 +188,7 @@ impl Switch {
         &mut self,
         port: usize,
         pair: usize,
-        mem: &M,
+        mem: &Frames<'_, M>,
     ) -> Result<(), FaultKind> {
         while let Some(ticket) = self.first_waiting(port, pair) {
             let Ok([target, source]) = self.ports.get_disjoint_mut([port, ticket.port]) else {

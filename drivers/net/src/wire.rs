@@ -42,7 +42,7 @@ const TAG: usize = 4;
 pub(crate) const IPV4: u16 = 0x0800;
 pub(crate) const IPV6: u16 = 0x86dd;
 pub(crate) const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub(crate) const UDP: u8 = 17;
 
 /// An Ethernet header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -14,6 +14,8 @@ pub const RESERVED: u32 = 8;
 
 /// `GTF_permit_access`
 const PERMIT_ACCESS: u32 = 1;
+/// `GTF_readonly`
+const READONLY: u32 = 1 << 2;
 /// `GTF_reading`, `GTF_writing`: the domain has it mapped.
 const IN_USE: u32 = 1 << 3 | 1 << 4;
 
@@ -73,12 +75,20 @@ impl Grants {
         self.frames = self.frames.saturating_add(1);
     }
 
-    /// Lets `domain` into a frame, to read and write. None if no entry is free, or the frame has no number of 32 bits.
-    pub fn give(&mut self, table: &impl Entries, domain: u16, frame: u64) -> Option<u32> {
+    /// Lets `domain` into a frame, to read and, unless `readonly`, to write. None if no entry is free, or the frame has no
+    /// number of 32 bits.
+    pub fn give(
+        &mut self,
+        table: &impl Entries,
+        domain: u16,
+        frame: u64,
+        readonly: bool,
+    ) -> Option<u32> {
         let frame = u32::try_from(frame).ok()?;
         let entry = self.free.pop()?;
         table.set_frame(entry, frame);
-        table.publish(entry, PERMIT_ACCESS | u32::from(domain).wrapping_shl(16));
+        let flags = PERMIT_ACCESS | if readonly { READONLY } else { 0 };
+        table.publish(entry, flags | u32::from(domain).wrapping_shl(16));
         Some(entry)
     }
 
@@ -168,15 +178,18 @@ mod tests {
     #[test]
     fn every_entry_but_the_toolstacks_is_used_once() {
         let (mut grants, table) = (Grants::new(), Table::new(2));
-        assert_eq!(grants.give(&table, 3, 7), None, "there is no page");
+        assert_eq!(grants.give(&table, 3, 7, false), None, "there is no page");
         grants.grow();
         grants.grow();
         let count = 2 * PER_FRAME - RESERVED;
         let entries: BTreeSet<u32> = (0..count)
-            .map(|n| grants.give(&table, 3, u64::from(n)).unwrap())
+            .map(|n| grants.give(&table, 3, u64::from(n), false).unwrap())
             .collect();
         assert_eq!(entries, (RESERVED..2 * PER_FRAME).collect());
-        assert_eq!((grants.give(&table, 3, 7), grants.available()), (None, 0));
+        assert_eq!(
+            (grants.give(&table, 3, 7, false), grants.available()),
+            (None, 0)
+        );
         assert_eq!(table.at(RESERVED), (3 << 16 | PERMIT_ACCESS, 0));
         assert_eq!(table.at(RESERVED + 1).1, 1);
         for entry in entries {
@@ -187,10 +200,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_only_read_says_so() {
+        let (mut grants, table) = (Grants::new(), Table::new(1));
+        grants.grow();
+        let entry = grants.give(&table, 5, 0x1234, true).unwrap();
+        assert_eq!(
+            table.at(entry),
+            (5 << 16 | PERMIT_ACCESS | READONLY, 0x1234)
+        );
+        assert!(grants.end(&table, entry));
+        assert_eq!(table.at(entry).0, 0);
+    }
+
+    #[test]
     fn what_is_mapped_stays() {
         let (mut grants, table) = (Grants::new(), Table::new(1));
         grants.grow();
-        let entry = grants.give(&table, 0, 0x1234).unwrap();
+        let entry = grants.give(&table, 0, 0x1234, false).unwrap();
         let available = grants.available();
         for bit in [1 << 3, 1 << 4] {
             table.set_bits(entry, bit);
@@ -210,7 +236,7 @@ mod tests {
     fn a_domain_that_never_stands_still_keeps_nobody_busy() {
         let (mut grants, table) = (Grants::new(), Table::new(1));
         grants.grow();
-        let entry = grants.give(&table, 0, 1).unwrap();
+        let entry = grants.give(&table, 0, 1, false).unwrap();
         table.busy.set(u32::MAX);
         assert!(!grants.end(&table, entry));
         assert_eq!(grants.available(), (PER_FRAME - RESERVED - 1) as usize);
@@ -221,7 +247,7 @@ mod tests {
         let (mut grants, table) = (Grants::new(), Table::new(1));
         grants.grow();
         let available = grants.available();
-        assert_eq!(grants.give(&table, 0, 1 << 32), None);
+        assert_eq!(grants.give(&table, 0, 1 << 32, false), None);
         assert_eq!(grants.available(), available);
     }
 }

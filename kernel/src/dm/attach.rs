@@ -30,6 +30,7 @@ use crate::mem::frames::FRAME;
 use crate::mem::guest::{Memory, Unavailable};
 use crate::mem::space;
 use crate::vbd::Vbds;
+use crate::vif::Vifs;
 use crate::xen::{XEN, events};
 
 /// Number of the page with the slots, among an ioreq server's pages.
@@ -66,10 +67,11 @@ impl Guest {
         description: &Description,
         module: Option<&Range<u64>>,
         vbds: &Vbds,
+        vifs: &Vifs,
     ) -> Result<Self, String> {
         let id = DomId(description.target.get());
         let vcpus = vcpus(id)?;
-        let devices = devices::build(id, description, module, vbds)?;
+        let devices = devices::build(id, description, module, (vbds, vifs))?;
         let memory =
             Memory::new(id, devices.needs()).map_err(|error| format!("guest memory: {error}"))?;
         let mut guest = Self {

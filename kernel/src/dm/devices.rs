@@ -39,7 +39,9 @@ use super::slots;
 use crate::counters;
 use crate::mem::frames;
 use crate::mem::guest::{Memory, Needs};
-use crate::vbd::{self, Vbds};
+use crate::pv::signals;
+use crate::vbd::Vbds;
+use crate::vif::{self, Vifs};
 use crate::xen::events::Happened;
 use crate::xen::{XEN, events, time};
 
@@ -67,6 +69,16 @@ pub struct Device {
     ports: Vec<EvtchnPort>,
     /// For a device that is polled.
     poller: Option<Poller>,
+    /// The network that it is on.
+    network: Option<Backend>,
+}
+
+/// Network devices that are joined.
+struct Network {
+    /// What they have behind them.
+    backend: Backend,
+    switch: Rc<RefCell<Switch>>,
+    uplink: Option<vif::Shared>,
 }
 
 /// All devices, and what they need in common.
@@ -75,12 +87,13 @@ pub struct DeviceTable {
     slots: [Option<Box<Device>>; SLOTS],
     scratch: Box<Chain>,
     /// What joins the network devices.
-    switch: Rc<RefCell<Switch>>,
+    networks: Vec<Network>,
     /// Limits what a guest can make this domain log.
     limiter: RateLimiter,
 }
 
-/// Makes the devices of a description. `module` is what the toolstack loaded, `vbds` what other domains serve.
+/// Makes the devices of a description. `module` is what the toolstack loaded, the rest is what other
+/// domains serve.
 ///
 /// # Errors
 /// What is wrong and what to do, for the operator.
@@ -88,13 +101,13 @@ pub fn build(
     guest: DomId,
     description: &Description,
     module: Option<&Range<u64>>,
-    vbds: &Vbds,
+    (vbds, vifs): (&Vbds, &Vifs),
 ) -> Result<DeviceTable, String> {
     let mut table = DeviceTable {
         guest,
         slots: [const { None }; SLOTS],
         scratch: Box::default(),
-        switch: Rc::default(),
+        networks: networks(vifs),
         limiter: RateLimiter::new(10, 1),
     };
     let mut ring_pages = 0;
@@ -103,7 +116,7 @@ pub fn build(
             DeviceType::Blk => {
                 disk(slot, device, module, vbds).map(|disk| Model::Disk(Box::new(disk)))
             }
-            DeviceType::Net => port(device, &table.switch).map(Model::Net),
+            DeviceType::Net => port(device, &table.networks).map(Model::Net),
             DeviceType::Rng => entropy::device(device).map(|rng| Model::Rng(Box::new(rng))),
             DeviceType::Console => {
                 let names = device.ports().iter().cloned();
@@ -140,6 +153,7 @@ pub fn build(
                 rings,
                 ports: Vec::new(),
                 poller: (device.doorbell() == Doorbell::Polled).then(Poller::new),
+                network: (device.kind() == DeviceType::Net).then(|| device.backend()),
             }));
         }
     }
@@ -186,7 +200,7 @@ fn disk(
                 .with_queues(device.queues());
             return Ok(Disk::Vbd(device));
         }
-        Backend::Switch | Backend::Cpu | Backend::Console => {
+        Backend::Switch | Backend::Cpu | Backend::Console | Backend::Vif(_) => {
             return Err(ConfigError::BackendNotFor(device.kind()).to_string());
         }
     };
@@ -198,14 +212,35 @@ fn disk(
     Ok(Disk::Ram(disk.with_queues(device.queues())))
 }
 
-fn port(device: &DeviceDescription, switch: &Rc<RefCell<Switch>>) -> Result<NetDevice, String> {
+/// One network without an uplink, and one for each interface that another domain serves.
+fn networks(vifs: &Vifs) -> Vec<Network> {
+    let alone = Network {
+        backend: Backend::Switch,
+        switch: Rc::default(),
+        uplink: None,
+    };
+    let joined = vifs.iter().map(|uplink| Network {
+        backend: Backend::Vif(uplink.vif()),
+        switch: Rc::clone(uplink.switch()),
+        uplink: Some(uplink.clone()),
+    });
+    core::iter::once(alone).chain(joined).collect()
+}
+
+fn port(device: &DeviceDescription, networks: &[Network]) -> Result<NetDevice, String> {
+    let mut networks = networks.iter();
+    let network = networks.find(|network| network.backend == device.backend());
+    let network = network.ok_or("its network interface is not there")?;
     let mac = device.mac().ok_or("it has no address")?;
     let config = PortConfig {
         mac: Mac(mac.bytes()),
         mtu: device.mtu().bytes(),
         pairs: device.queues(),
     };
-    NetDevice::new(switch, config).map_err(|error| error.to_string())
+    let mut port = NetDevice::new(&network.switch, config).map_err(|error| error.to_string())?;
+    // Until the uplink says otherwise.
+    port.set_link(network.uplink.is_none());
+    Ok(port)
 }
 
 impl DeviceTable {
@@ -293,7 +328,7 @@ impl DeviceTable {
     /// Runs the queues that were kicked, a bounded number of requests each. Returns whether there is more to do.
     pub fn run(&mut self, memory: &Memory) -> bool {
         let (mut more, mut idle) = (false, false);
-        let masked = vbd::new_pass();
+        let masked = signals::new_pass();
         for index in 0..SLOTS {
             let Some(Some(device)) = self.slots.get_mut(index) else {
                 continue;
@@ -326,6 +361,7 @@ impl DeviceTable {
                 self.settle(index);
             }
         }
+        more |= self.run_uplinks(memory, masked);
         // What one port has left for another is for the next pass.
         more |= self.wake_ports();
         if idle && !more {
@@ -364,6 +400,48 @@ impl DeviceTable {
         }
     }
 
+    /// Moves frames between uplinks and their switches, and tells devices of links that went up or down.
+    fn run_uplinks(&mut self, memory: &Memory, masked: u32) -> bool {
+        let mut more = false;
+        for index in 0..self.networks.len() {
+            let Some(Network {
+                backend,
+                uplink: Some(uplink),
+                ..
+            }) = self.networks.get(index)
+            else {
+                continue;
+            };
+            uplink.listen_again(masked);
+            more |= uplink.run(&memory.of(None), BUDGET);
+            if let Some(up) = uplink.take_change() {
+                let backend = *backend;
+                self.set_link(backend, up);
+            }
+        }
+        more
+    }
+
+    /// The link of all devices on a network goes up or down.
+    fn set_link(&mut self, backend: Backend, up: bool) {
+        for index in 0..SLOTS {
+            let Some(Some(device)) = self.slots.get_mut(index) else {
+                continue;
+            };
+            if device.network == Some(backend) {
+                device.transport.reconfigure(|model| model.set_link(up));
+                self.settle(index);
+            }
+        }
+    }
+
+    /// The uplinks of its network devices.
+    pub fn uplinks(&self) -> impl Iterator<Item = &vif::Shared> {
+        self.networks
+            .iter()
+            .filter_map(|network| network.uplink.as_ref())
+    }
+
     /// Wakes the queues of devices for which others have left something.
     fn wake_ports(&mut self) -> bool {
         let mut woken = false;
@@ -375,7 +453,9 @@ impl DeviceTable {
 
     /// So many nanoseconds have passed, half a second or so. Returns whether there is something to do.
     pub fn tick(&mut self, nanoseconds: u64) -> bool {
-        self.switch.borrow_mut().tick();
+        for network in &self.networks {
+            network.switch.borrow_mut().tick();
+        }
         let mut woken = self.wake_ports();
         for device in self.slots.iter_mut().flatten() {
             woken |= device.tick(nanoseconds, &mut self.limiter);

@@ -9,6 +9,7 @@ use vd_virtio::fault::FaultKind;
 use vd_virtio::{Chain, Device, DeviceId, Features, GuestMemory, Pass, Progress};
 
 use crate::mem::frames::{self, FRAME};
+use crate::pv::{Served, signals};
 use crate::vbd;
 
 /// A block device.
@@ -148,7 +149,7 @@ impl Disk {
             ("ring-indirect", counters.indirect),
             ("ring-notified", counters.notified),
             ("ring-suppressed", counters.suppressed),
-            ("ring-events", vbd::events(slot)),
+            ("ring-events", signals::count(Served::Disk(slot))),
             ("connections", counters.connections),
             ("connections-lost", counters.lost),
             ("connections-broken", counters.broken),

@@ -58,6 +58,13 @@ impl Model {
         }
     }
 
+    /// Connects or cuts the link, of a network device.
+    pub fn set_link(&mut self, up: bool) {
+        if let Self::Net(port) = self {
+            port.set_link(up);
+        }
+    }
+
     /// The entropy device, if it is one.
     pub fn rng_mut(&mut self) -> Option<&mut EntropyDevice<Cpu>> {
         match self {

@@ -9,7 +9,7 @@ use core::ops::Range;
 use vd_ioreq::rep::RamFault;
 use vd_kernel_core::granted::{Counters, Grants, Rings, Trouble, View};
 use vd_virtio::Span;
-use vd_virtio::mem::{Cause, Gpa, GuestMemory, MemError, RingArea};
+use vd_virtio::mem::{Cause, CopyError, Gpa, GuestMemory, MemError, RingArea};
 use xen_hypercall::DomId;
 
 use super::foreign::{AttachError, GuestRam, Refusal};
@@ -157,6 +157,18 @@ impl GuestMemory for DeviceMemory<'_> {
     #[inline]
     fn write(&self, to: Gpa, from: &[u8]) -> Result<(), MemError> {
         memory!(self, to, from.len() as u64, write(to, from))
+    }
+
+    #[inline]
+    fn copy(&self, from: Gpa, to: Gpa, len: usize) -> Result<(), CopyError> {
+        match self {
+            Self::Foreign(memory) => memory.copy(from, to, len),
+            Self::Granted(memory) => memory.copy(from, to, len),
+            Self::Nothing => {
+                let error = MemError::because(Cause::Platform, from, len as u64);
+                Err(CopyError::Source(error))
+            }
+        }
     }
 
     #[inline]

@@ -3,12 +3,7 @@
 //! Data and rings are run by the device, whenever the main loop has its turn ([`shared`]); this module has what goes
 //! through xenstore: connections that are made, lost and made again. It waits for xenstored, never for a back end.
 //!
-//! [`platform`] has the pages and [`grants`] lets a back end into them, [`signals`] takes its events.
-
-mod grants;
-mod platform;
 mod shared;
-mod signals;
 
 use alloc::format;
 use alloc::string::String;
@@ -16,18 +11,18 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 
 use vd_blkif::handshake::Phase;
-use vd_blkif::{Disk, Notice, Vbd, vbd};
+use vd_blkif::vbd::{self, Notice};
+use vd_blkif::{Disk, Vbd};
 use vd_config::{DeviceDescription, SlotIndex, VirtualDisk};
 use vd_kernel_core::attention::{Attention, Standing};
 use vd_kernel_core::description::Description;
 use vd_xenbus::WatchEvent;
 
 use crate::mem::frames;
+use crate::pv::{Pages, Served};
 use crate::xen::store::Store;
 use crate::xen::time;
-pub use platform::Pages;
 pub use shared::Shared;
-pub use signals::{count as events, new_pass, on_source};
 
 /// One disk and its connection.
 struct Entry {
@@ -70,7 +65,7 @@ impl Vbds {
                 return Err(missing(slot, name, &there));
             }
             let config = shared::config(name.number(), queues, wanted);
-            let disk = Pages::new(slot, config.pages())
+            let disk = Pages::new(Served::Disk(slot), config.pages())
                 .ok()
                 .and_then(|pages| Disk::new(pages, config))
                 .ok_or_else(|| {
@@ -81,7 +76,7 @@ impl Vbds {
                         frames::free_bytes() >> 10
                     )
                 })?;
-            let mut control = Vbd::new(name.number());
+            let mut control = Vbd::of::<Disk<Pages>>(name.number());
             control
                 .watch(store)
                 .map_err(|error| format!("device {slot}: watching disk {name}: {error}"))?;
@@ -253,7 +248,7 @@ impl Entry {
             attention,
             trouble,
         } = self;
-        let result = control.run(store, &mut disk.get_mut(), &mut |notice| {
+        let result = control.run(store, &mut *disk.get_mut(), &mut |notice| {
             *trouble = tell(*slot, *name, &notice).or(*trouble);
         });
         if let Err(error) = result {

@@ -7,7 +7,7 @@ use vd_blk::Room;
 use vd_blk::later::{AsyncBackend, Done, Job, NotStarted, Properties, Ticket};
 use vd_blkif::{Config, Disk};
 
-use super::Pages;
+use crate::pv::Pages;
 
 /// Pages for data, and pieces of guests' buffers, that all disks together have; and how many one has at least and at most.
 const DATA_PAGES: (usize, usize, usize) = (2048, 128, 512);

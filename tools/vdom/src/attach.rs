@@ -248,6 +248,7 @@ pub(crate) fn run(
             .at(&guest.name, "check devices")
     })?;
     check_disks(host, &driver, devices)?;
+    check_networks(host, &driver, devices)?;
     let mut rollback = Rollback::new(host);
     if !rollback
         .host
@@ -284,6 +285,27 @@ fn check_disks(host: &mut Host, driver: &Domain, devices: &Devices) -> Result<()
                 format!("slot {slot} has backend=vbd:{disk}, but the driver domain has no disk {disk}"),
                 format!(
                     "add it to disk= in its configuration, or now: xl block-attach {} format=raw,vdev={disk},target=/path/of/the/image",
+                    driver.name
+                ),
+            )
+            .at(&driver.name, STEP));
+        }
+    }
+    Ok(())
+}
+
+/// Every device that wants a network interface of the driver domain finds it there.
+fn check_networks(host: &mut Host, driver: &Domain, devices: &Devices) -> Result<(), Failure> {
+    const STEP: &str = "check devices";
+    for (slot, vif) in devices.uplinks() {
+        let path = node(driver.id, &format!("device/vif/{vif}/backend"));
+        if host.text(&path).at(&driver.name, STEP)?.is_none() {
+            return Err(Trouble::new(
+                format!(
+                    "slot {slot} has backend=vif:{vif}, but the driver domain has no network interface {vif}"
+                ),
+                format!(
+                    "add it to vif= in its configuration, or now: xl network-attach {} devid={vif},bridge=xenbr0",
                     driver.name
                 ),
             )

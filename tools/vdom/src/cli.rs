@@ -23,11 +23,12 @@ GUEST.cfg is an ordinary xl configuration (type = \"hvm\") with keys that xl ign
   vdom_devices = [ \"DEVICE\", ... ]   the devices; required
   vdom_ramdisk = \"disk.img\"          the disk image behind backend=module
   vdom_disk    = [ \"...\", ... ]      the driver domain's disks, in the words of xl's disk=
+  vdom_network = [ \"...\", ... ]      the driver domain's network interfaces, in the words of xl's vif=
   vdom_image   = \"PATH\"              the driver domain's image
                                      (default: /usr/lib/virtio-domain/virtio-domain)
   vdom_cmdline = \"log=debug\"         the driver domain's command line
   vdom_name    = \"NAME\"              its name (default: the guest's with -vd)
-  vdom_driver  = \"driver.cfg\"        its xl configuration, instead of the five above
+  vdom_driver  = \"driver.cfg\"        its xl configuration, instead of the six above
 Paths are relative to the directory of GUEST.cfg.
 
 A DEVICE is a list of key=value, separated by commas:
@@ -36,6 +37,9 @@ A DEVICE is a list of key=value, separated by commas:
   backend=module    its data is the driver domain's module: vdom_ramdisk
   backend=ram:SIZE  its data is memory, zeroes at first; SIZE is 64M, 1G, ...
   backend=vbd:DEV   its data is a disk of the driver domain; DEV is its vdev, as xvda
+  type=net          a network device; mac= is required
+  backend=switch    it is joined with the others of the guest
+  backend=vif:N     the same, and with interface N of the driver domain (0: the first)
   serial=TEXT       up to 20 characters
   readonly=0|1      (default: 0)
   packed=0|1        whether packed rings are offered (default: 1)

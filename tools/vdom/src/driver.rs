@@ -4,6 +4,7 @@
 //! enough for the devices and for mapping all of the guest's memory.
 
 mod disks;
+mod networks;
 mod size;
 
 use std::fmt::Write as _;
@@ -55,6 +56,7 @@ impl Driver {
                 image,
                 ramdisk,
                 disks,
+                networks,
                 cmdline,
             } => Self {
                 name: name.clone(),
@@ -62,7 +64,7 @@ impl Driver {
                     &needs,
                     name,
                     image,
-                    (ramdisk.as_deref(), disks),
+                    (ramdisk.as_deref(), disks, networks),
                     cmdline.as_deref(),
                     &guest.name,
                 )?),
@@ -83,12 +85,13 @@ fn generate(
     needs: &Needs<'_>,
     name: &str,
     image: &Path,
-    (ramdisk, disks): (Option<&Path>, &[String]),
+    (ramdisk, disks, networks): (Option<&Path>, &[String], &[String]),
     cmdline: Option<&str>,
     guest: &str,
 ) -> Result<String, Trouble> {
     check_image(image, "vdom_image")?;
     disks::check(needs.devices, disks, "vdom_disk")?;
+    networks::check(needs.devices, networks, "vdom_network")?;
     let module = check_module(needs.devices, ramdisk, "vdom_ramdisk")?;
     let memory = needs.memory_mib(module)?;
     let shadow = shadow_mib(memory, 1, needs.guest_mib);
@@ -103,9 +106,11 @@ fn generate(
     if let Some(ramdisk) = ramdisk {
         line("ramdisk", &quote_path(ramdisk)?);
     }
-    if !disks.is_empty() {
-        let disks: Vec<String> = disks.iter().map(|disk| quote(disk)).collect();
-        line("disk", &format!("[ {} ]", disks.join(", ")));
+    for (key, list) in [("disk", disks), ("vif", networks)] {
+        if !list.is_empty() {
+            let list: Vec<String> = list.iter().map(|text| quote(text)).collect();
+            line(key, &format!("[ {} ]", list.join(", ")));
+        }
     }
     if let Some(cmdline) = cmdline {
         line("cmdline", &quote(cmdline));
@@ -143,9 +148,12 @@ fn from_file(needs: &Needs<'_>, path: &Path) -> Result<Driver, Trouble> {
     })?;
     check_image(Path::new(kernel), "kernel")?;
     let module = check_module(needs.devices, file("ramdisk")?.map(Path::new), "ramdisk")?;
-    let given = config.get("disk").map(Setting::texts).transpose()?;
-    let given: Vec<&str> = given.iter().flatten().map(|(_, text)| *text).collect();
-    disks::check(needs.devices, &given, "disk")?;
+    let list = |key| -> Result<Vec<&str>, Trouble> {
+        let given = config.get(key).map(Setting::texts).transpose()?;
+        Ok(given.iter().flatten().map(|(_, text)| *text).collect())
+    };
+    disks::check(needs.devices, &list("disk")?, "disk")?;
+    networks::check(needs.devices, &list("vif")?, "vif")?;
     let (memory, needed) = (guest::memory_mib(&config)?, needs.memory_mib(module)?);
     if memory < needed {
         return Err(Trouble::new(
@@ -279,9 +287,11 @@ impl Needs<'_> {
                 | Backend::Switch
                 | Backend::Cpu
                 | Backend::Console
-                | Backend::Vbd(_) => None,
+                | Backend::Vbd(_)
+                | Backend::Vif(_) => None,
             });
-        memory_mib(disks, module).ok_or_else(|| {
+        let uplinks = self.devices.uplinks().count();
+        memory_mib(disks, module, uplinks).ok_or_else(|| {
             Trouble::new(
                 "the disks are larger than any domain, or the module does not fit below 4 GiB",
                 "make them smaller",

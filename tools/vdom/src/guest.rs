@@ -11,11 +11,12 @@ use crate::failure::Trouble;
 use crate::xlcfg::{Config, Setting, SyntaxError};
 
 /// The keys of vdom's own.
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 8] = [
     "vdom_devices",
     "vdom_disk",
     "vdom_driver",
     "vdom_image",
+    "vdom_network",
     "vdom_ramdisk",
     "vdom_cmdline",
     "vdom_name",
@@ -44,6 +45,8 @@ pub(crate) enum DriverSource {
         ramdisk: Option<PathBuf>,
         /// Its disks, behind `backend=vbd:DEV`, as xl has them.
         disks: Vec<String>,
+        /// Its network interfaces, behind `backend=vif:N`, as xl has them.
+        networks: Vec<String>,
         /// Its command line.
         cmdline: Option<String>,
     },
@@ -349,6 +352,7 @@ fn driver_source(config: &Config, path: &Path, guest: &str) -> Result<DriverSour
             "vdom_image",
             "vdom_ramdisk",
             "vdom_disk",
+            "vdom_network",
             "vdom_cmdline",
             "vdom_name",
         ];
@@ -373,14 +377,15 @@ fn driver_source(config: &Config, path: &Path, guest: &str) -> Result<DriverSour
             "give the driver domain a name of its own",
         ));
     }
-    let disks = config.get("vdom_disk").map(Setting::texts).transpose()?;
+    let list = |key| -> Result<Vec<String>, Trouble> {
+        let texts = config.get(key).map(Setting::texts).transpose()?;
+        let texts = texts.unwrap_or_default();
+        Ok(texts.iter().map(|(_, text)| (*text).to_owned()).collect())
+    };
     Ok(DriverSource::Generated {
         name,
-        disks: disks
-            .unwrap_or_default()
-            .iter()
-            .map(|(_, text)| (*text).to_owned())
-            .collect(),
+        disks: list("vdom_disk")?,
+        networks: list("vdom_network")?,
         image: text("vdom_image")?.map_or_else(|| DEFAULT_IMAGE.into(), beside),
         ramdisk: text("vdom_ramdisk")?.map(beside),
         cmdline: text("vdom_cmdline")?.map(str::to_owned),

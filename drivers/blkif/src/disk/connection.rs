@@ -1,15 +1,12 @@
 //! Connections: what the back end gets, and how it is taken back.
 
 use vd_blk::later::{OpError, Operation};
+use vd_pv::NoRoom;
 
 use super::{Disk, Link};
 use crate::nodes::{Offer, Properties};
-use crate::platform::Platform;
+use crate::platform::{Access, Platform};
 use crate::ring::Ring;
-
-/// There is no room for a grant or an event channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoRoom;
 
 /// What a back end has to know of a ring: its event channel, and the grants of its pages in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,13 +36,13 @@ impl<P: Platform> Disk<P> {
             lane.port = self.platform.open_port(domain);
             for page in first..first.saturating_add(pages) {
                 if let Some(grant) = self.grants.get_mut(page) {
-                    *grant = self.platform.grant(domain, page);
+                    *grant = self.platform.grant(domain, page, Access::Write);
                 }
             }
         }
         for page in self.config.first_list_page()..self.config.pages() {
             if let Some(grant) = self.grants.get_mut(page) {
-                *grant = self.platform.grant(domain, page);
+                *grant = self.platform.grant(domain, page, Access::Write);
             }
         }
         if self.is_complete(pages) {

@@ -34,7 +34,7 @@ use crate::ring::{Ring, slots};
 use crate::wire::SEGMENTS_PER_PAGE;
 use transfer::{Transfer, Transfers};
 
-pub use connection::{Channel, NoRoom};
+pub use connection::Channel;
 
 /// Sectors of a page.
 const PAGE_SECTORS: u64 = 8;

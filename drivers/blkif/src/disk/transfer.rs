@@ -146,7 +146,7 @@ impl Transfers {
         order.clear();
         let live = |index: &u16| self.get(*index).is_some_and(Transfer::is_live);
         order.extend(self.indices().filter(live));
-        crate::sort_by_key(&mut order, |&index| self.get(index).map(|t| t.number));
+        vd_pv::sort_by_key(&mut order, |&index| self.get(index).map(|t| t.number));
         for &index in &order {
             if let Some(transfer) = self.get_mut(index) {
                 with(index, transfer);

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::vec;
 use std::vec::Vec;
 
-use super::platform::{FakePlatform, Memory};
+use vd_pv::test_util::{FakePlatform, Memory};
+
 use crate::disk::Disk;
 
 const OP_READ: u8 = 0;

@@ -1,5 +1,4 @@
-//! For tests: a platform whose pages, grants and event channels are plain data, and a back end that serves a disk from
-//! the other side of them, rightly or wrongly.
+//! For tests: a back end that serves a disk from the other side of the fake platform, rightly or wrongly.
 //!
 //! The back end reads and writes the ring by itself: it shares no code with the front end.
 #![allow(
@@ -13,7 +12,6 @@
 )]
 
 mod backend;
-mod platform;
 
 pub use backend::{Cut, FakeBackend, Pending};
-pub use platform::{FakePlatform, Memory};
+pub use vd_pv::test_util::{FakePlatform, Memory};

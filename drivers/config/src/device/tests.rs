@@ -26,6 +26,24 @@ fn read_back(pairs: &[(String, String)]) -> Result<DeviceDescription, ConfigErro
 }
 
 #[test]
+fn network_devices_may_have_an_uplink() {
+    let (_, device) = parse("type=net,backend=vif:3,mac=00:16:3e:00:00:01,queues=2").unwrap();
+    assert!(device.to_string().contains("backend=vif:3,"), "{device}");
+    assert_eq!(parse(&device.to_string()).unwrap().1, device);
+    assert_eq!(device.virtqueues(), 5);
+    assert_eq!(
+        refusal("type=blk,backend=vif:0"),
+        ConfigError::BackendNotFor(DeviceType::Blk)
+    );
+    assert_eq!(
+        refusal("type=net,backend=vif:0"),
+        ConfigError::MissingKey("mac")
+    );
+    let error = refusal("type=net,backend=vif:eth0,mac=00:16:3e:00:00:01").to_string();
+    assert!(error.contains("backend=vif:0"), "{error}");
+}
+
+#[test]
 fn all_keys_are_understood() {
     let (slot, device) =
         parse("slot=15, type=blk,backend=ram:64M,serial=VDOM0,readonly=1,block-size=4096,queues=4,queue-size=1024")
@@ -527,7 +545,7 @@ proptest! {
     /// Strings that are nearly right reach deeper than random bytes do.
     #[test]
     fn nearly_right_strings_give_a_device_or_an_error_with_a_remedy(
-        text in "((slot|type|backend|serial|readonly|block-size|packed|queues|queue-size|mac|mtu|offloads|rate|ports|interrupt|doorbell|memory)=(blk|net|rng|console|switch|cpu|module|00:16:3e:00:00:01|msi|polled|grants|ram:[0-9]{0,22}[KMG]?|vbd:(xvd[a-z]{0,2}[0-9]{0,3}|[0-9]{0,10})|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
+        text in "((slot|type|backend|serial|readonly|block-size|packed|queues|queue-size|mac|mtu|offloads|rate|ports|interrupt|doorbell|memory)=(blk|net|rng|console|switch|cpu|module|vif:[0-9]{0,5}|00:16:3e:00:00:01|msi|polled|grants|ram:[0-9]{0,22}[KMG]?|vbd:(xvd[a-z]{0,2}[0-9]{0,3}|[0-9]{0,10})|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
     ) {
         match DeviceDescription::parse(text.as_bytes()) {
             Ok((_, device)) => {

@@ -298,7 +298,7 @@ impl Port {
         self.posted = vec![vec![(0, 0); SIZE.into()]; queues];
     }
 
-    fn wake(&mut self) -> bool {
+    pub(crate) fn wake(&mut self) -> bool {
         let wakes = self.transport.device().take_wakes();
         for queue in (0..16).filter(|queue| wakes >> queue & 1 != 0) {
             self.transport.wake(queue);

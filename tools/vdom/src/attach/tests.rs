@@ -69,6 +69,38 @@ fn a_disk_that_the_driver_domain_does_not_have_is_missed_before_anything_is_done
 }
 
 #[test]
+fn a_network_interface_that_the_driver_domain_does_not_have_is_missed_before_anything_is_done() {
+    let fake = two_domains();
+    let text = &b"type=net,backend=vif:1,mac=00:16:3e:00:00:01"[..];
+    let devices = Devices::parse([text]).unwrap();
+    let dir = TempDir::new("attach");
+    let before = fake.state();
+    let attach = || {
+        run(
+            &mut fake.host(dir.path()),
+            "driver",
+            "guest",
+            &devices,
+            TIMEOUT,
+        )
+    };
+    let failure = attach().unwrap_err().to_string();
+    assert!(failure.contains("has no network interface 1"), "{failure}");
+    assert!(
+        failure.contains("xl network-attach driver devid=1"),
+        "{failure}"
+    );
+    assert_eq!(fake.state(), before, "{failure}");
+    let path = node(7, "device/vif/1/backend");
+    fake.0
+        .borrow_mut()
+        .set(&path, "/local/domain/0/backend/vif/7/1");
+    attach().unwrap();
+    let backend = fake.value(&node(7, "virtio-domain/device/0/backend"));
+    assert_eq!(backend.as_deref(), Some("vif:1"));
+}
+
+#[test]
 fn unsuitable_domains_are_refused_before_anything_is_done() {
     for (driver, guest, reason) in [
         ("none", "guest", "no such domain"),

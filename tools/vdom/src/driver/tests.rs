@@ -76,6 +76,61 @@ fn disks_are_passed_on_to_xl() {
     );
 }
 
+/// The driver domain of a guest with one network device behind `vif:N`.
+fn with_uplink(dir: &TempDir, vif: u16, more: &str) -> Result<Driver, Trouble> {
+    let path = dir.file(
+        "g.cfg",
+        format!(
+            "name='g'\ntype='hvm'\nmemory=1024\nvdom_image='image'\n\
+             vdom_devices=['type=net,backend=vif:{vif},mac=00:16:3e:00:00:01']\n{more}"
+        ),
+    );
+    let config = guest::load(&path, &[]).unwrap();
+    Guest::from_config(&config, &path, &[]).and_then(|guest| Driver::for_guest(&guest))
+}
+
+#[test]
+fn network_interfaces_are_passed_on_to_xl() {
+    let dir = bench();
+    let more = "vdom_network=['bridge=a,mac=00:16:3e:00:00:02', 'bridge=b,devid=7']";
+    for vif in [0, 7] {
+        let driver = with_uplink(&dir, vif, more).unwrap();
+        let mut config = Config::default();
+        config.add("driver.cfg", text(&driver)).unwrap();
+        let get = |key: &str| config.get(key).unwrap();
+        let texts = get("vif").texts().unwrap();
+        let texts: Vec<&str> = texts.iter().map(|(_, text)| *text).collect();
+        assert_eq!(
+            texts,
+            ["bridge=a,mac=00:16:3e:00:00:02", "bridge=b,devid=7"]
+        );
+        assert_eq!(get("memory").text().unwrap(), "18", "pages for frames");
+    }
+}
+
+#[test]
+fn a_device_without_its_network_interface_is_refused() {
+    let dir = bench();
+    for (vif, more, reason) in [
+        (
+            0,
+            "",
+            "slot 0 has backend=vif:0, but the driver domain gets no network interface at all (add it to vdom_network, as in",
+        ),
+        (
+            1,
+            "vdom_network=['bridge=a']",
+            "gets only number 0 (add it to vdom_network",
+        ),
+        (0, "vdom_network=['devid=x']", "no network interface at all"),
+        (0, "vdom_network='bridge=a'", "is one value where a list"),
+    ] {
+        let trouble = with_uplink(&dir, vif, more).expect_err(more);
+        let text = format!("{} ({})", trouble.what, trouble.remedy);
+        assert!(text.contains(reason), "{more}: {text}");
+    }
+}
+
 #[test]
 fn a_device_without_its_disk_is_refused() {
     let dir = bench();

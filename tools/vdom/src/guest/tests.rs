@@ -35,6 +35,7 @@ fn a_good_guest_has_what_it_asks_for() {
         image,
         ramdisk,
         disks,
+        networks,
         cmdline,
     } = guest.driver
     else {
@@ -44,7 +45,10 @@ fn a_good_guest_has_what_it_asks_for() {
         (name.as_str(), image),
         ("web-vd", PathBuf::from(DEFAULT_IMAGE))
     );
-    assert_eq!((ramdisk, disks, cmdline), (None, Vec::new(), None));
+    assert_eq!(
+        (ramdisk, disks, networks, cmdline),
+        (None, Vec::new(), Vec::new(), None)
+    );
 }
 
 #[test]
@@ -52,7 +56,7 @@ fn paths_are_relative_to_the_configuration() {
     let guest = check(
         &format!(
             "{GOOD}vdom_image='i'\nvdom_ramdisk='/d'\nvdom_name='n'\nvdom_cmdline='log=debug'\n\
-             vdom_disk=['/a,raw,xvda,w', 'b,raw,xvdb,r']"
+             vdom_disk=['/a,raw,xvda,w', 'b,raw,xvdb,r']\nvdom_network=['bridge=br0']"
         ),
         &[],
     )
@@ -62,6 +66,7 @@ fn paths_are_relative_to_the_configuration() {
         image: "dir/i".into(),
         ramdisk: Some("/d".into()),
         disks: vec!["/a,raw,xvda,w".into(), "b,raw,xvdb,r".into()],
+        networks: vec!["bridge=br0".into()],
         cmdline: Some("log=debug".into()),
     };
     assert_eq!(guest.driver, expected);

@@ -1,18 +1,19 @@
-//! The pages of one disk, and how its back end is let into them.
+//! The pages of one device, and how its back end is let into them.
 //!
-//! Invariants: nobody holds a reference into a page, which the back end may change at any time: accesses are atomic
-//! words or copies; a page that is granted is never given back to the allocator.
+//! Invariants: nobody holds a reference into a page that is granted, which the back end may change at any time: accesses
+//! are atomic words or copies; a page that is granted is never given back to the allocator.
 
 use alloc::boxed::Box;
+use alloc::vec;
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 
-use vd_blkif::{PAGE_SIZE, Platform};
-use vd_config::SlotIndex;
+use vd_netif::FramePages;
+use vd_pv::{Access, PAGE_SIZE, Platform};
 use xen_hypercall::{DomId, EvtchnPort, event_channel};
 
-use super::{grants, signals};
+use super::{Served, grants, signals};
 use crate::mem::copy;
 use crate::mem::frames::{self, FRAME, OutOfMemory};
 use crate::xen::{XEN, events};
@@ -21,26 +22,32 @@ use crate::xen::{XEN, events};
 pub struct Pages {
     start: u64,
     count: usize,
-    slot: SlotIndex,
+    device: Served,
     ports: Vec<EvtchnPort>,
-    /// How many pages are granted.
-    granted: usize,
+    /// How often each page is granted.
+    granted: Vec<u16>,
+    /// The page of each grant, by the grant's number.
+    pages_of: Vec<usize>,
+    /// Somebody refers to a page.
+    lent: Cell<bool>,
     /// What the data of a page passes through, so that nothing refers to the page itself.
     passage: RefCell<Box<[u8; PAGE_SIZE]>>,
 }
 
 impl Pages {
-    /// So many pages for the disk in `slot`.
+    /// So many pages for a device.
     ///
     /// # Errors
     /// There is not so much RAM in one piece.
-    pub fn new(slot: SlotIndex, count: usize) -> Result<Self, OutOfMemory> {
+    pub fn new(device: Served, count: usize) -> Result<Self, OutOfMemory> {
         Ok(Self {
             start: frames::allocate(count as u64, 1, false)?,
             count,
-            slot,
+            device,
             ports: Vec::new(),
-            granted: 0,
+            granted: vec![0; count],
+            pages_of: Vec::new(),
+            lent: Cell::new(false),
             passage: RefCell::new(Box::new([0; PAGE_SIZE])),
         })
     }
@@ -49,7 +56,7 @@ impl Pages {
     pub fn listen_again(&self) {
         for &port in &self.ports {
             if let Err(error) = events::unmask(port) {
-                log::debug!("device {}: its back end's events: {error}", self.slot);
+                log::debug!("{}: its back end's events: {error}", self.device);
             }
         }
     }
@@ -63,7 +70,7 @@ impl Pages {
     fn word(&self, page: usize, at: usize) -> &AtomicU32 {
         assert!(at.is_multiple_of(4));
         let place = self.place(page, at, 4);
-        // SAFETY: aligned, and inside of RAM that is this disk's until it is dropped. Both ends take such words as a whole.
+        // SAFETY: aligned, and inside of RAM that is this device's until it is dropped. Both ends take such words as a whole.
         unsafe { AtomicU32::from_ptr(place.cast()) }
     }
 }
@@ -87,7 +94,8 @@ impl Platform for Pages {
 
     fn read_bytes(&self, page: usize, at: usize, into: &mut [u8]) {
         let place = self.place(page, at, into.len());
-        // SAFETY: the place is this disk's RAM, and `into` is not in it: nothing refers into the pages.
+        // SAFETY: the place is this device's RAM, and `into` is not in it: what refers to a page is lent, and these are
+        // not called meanwhile.
         unsafe { copy(place, into.as_mut_ptr(), into.len()) }
     }
 
@@ -113,25 +121,33 @@ impl Platform for Pages {
         with(bytes)
     }
 
-    fn grant(&mut self, domain: u16, page: usize) -> Option<u32> {
-        let gref = grants::give(domain, self.place(page, 0, 0) as u64 / FRAME)?;
-        self.granted += 1;
+    fn grant(&mut self, domain: u16, page: usize, access: Access) -> Option<u32> {
+        let frame = self.place(page, 0, 0) as u64 / FRAME;
+        let gref = grants::give(domain, frame, access == Access::Read)?;
+        let index = gref as usize;
+        if index >= self.pages_of.len() {
+            self.pages_of.resize(index + 1, 0);
+        }
+        self.pages_of[index] = page;
+        self.granted[page] += 1;
         Some(gref)
     }
 
     fn end_grant(&mut self, gref: u32) -> bool {
         let ended = grants::end(gref);
-        self.granted -= usize::from(ended);
+        if ended {
+            self.granted[self.pages_of[gref as usize]] -= 1;
+        }
         ended
     }
 
     fn open_port(&mut self, domain: u16) -> Option<u32> {
         let opened = event_channel::alloc_unbound(&XEN, DomId::SELF, DomId(domain));
         let port = opened
-            .inspect_err(|error| log::debug!("device {}: event channel: {error}", self.slot))
+            .inspect_err(|error| log::debug!("{}: event channel: {error}", self.device))
             .ok()?;
-        if let Err(error) = events::listen(port, signals::source(self.slot)) {
-            log::debug!("device {}: event channel: {error}", self.slot);
+        if let Err(error) = events::listen(port, signals::source(self.device)) {
+            log::debug!("{}: event channel: {error}", self.device);
             events::close(port);
             return None;
         }
@@ -150,16 +166,52 @@ impl Platform for Pages {
     }
 }
 
+/// A part of a page, to refer to; nothing else does until it is dropped.
+struct Lent<'a>(&'a Pages, *mut u8, usize);
+
+impl Pages {
+    fn lend(&self, page: usize, at: usize, len: usize) -> Lent<'_> {
+        let place = self.place(page, at, len);
+        assert!(self.granted[page] == 0, "a granted page is not lent");
+        assert!(!self.lent.replace(true), "one at a time");
+        Lent(self, place, len)
+    }
+}
+
+impl Lent<'_> {
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: the place is this device's RAM, no back end is let into the page, and nothing else refers to it or
+        // accesses it: one part is lent at a time, and whoever has it borrows `Pages`, so that no page is granted meanwhile.
+        unsafe { core::slice::from_raw_parts_mut(self.1, self.2) }
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.0.lent.set(false);
+    }
+}
+
+impl FramePages for Pages {
+    fn fill_at(&self, page: usize, at: usize, len: usize, with: &mut dyn FnMut(&mut [u8])) {
+        with(self.lend(page, at, len).bytes());
+    }
+
+    fn drain_at(&self, page: usize, at: usize, len: usize, with: &mut dyn FnMut(&[u8])) {
+        with(self.lend(page, at, len).bytes());
+    }
+}
+
 impl Drop for Pages {
     fn drop(&mut self) {
         self.ports.drain(..).for_each(events::close);
-        if self.granted == 0 {
+        let granted = self.granted.iter().filter(|times| **times != 0).count();
+        if granted == 0 {
             frames::release(self.start, self.count as u64);
         } else {
             log::warn!(
-                "device {}: its back end has not let go of {} pages: they are not used again",
-                self.slot,
-                self.granted
+                "{}: its back end has not let go of {granted} pages: they are not used again",
+                self.device
             );
         }
     }

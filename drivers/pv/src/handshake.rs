@@ -84,11 +84,11 @@ pub struct Seen {
 pub enum Step {
     /// Nothing.
     Nothing,
-    /// Make rings, publish them, become Initialised.
+    /// Make rings, publish them, say so by the state.
     Offer,
-    /// Read what the disk is, become Connected.
+    /// Read what the device is, become Connected.
     Open,
-    /// Read the size again.
+    /// Read again what may have changed.
     Reread,
     /// Send no more requests, become Closing.
     Drain,
@@ -110,6 +110,7 @@ pub enum Step {
 pub struct Handshake {
     phase: Phase,
     attempts: u32,
+    offered: State,
 }
 
 impl Default for Handshake {
@@ -121,10 +122,22 @@ impl Default for Handshake {
 impl Handshake {
     /// At the beginning.
     pub const fn new() -> Self {
+        Self::offering_as(State::Initialised)
+    }
+
+    /// At the beginning, of a protocol whose front end is in this state once its rings are published: Initialised, or
+    /// Connected.
+    pub const fn offering_as(offered: State) -> Self {
         Self {
             phase: Phase::Down,
             attempts: 0,
+            offered,
         }
+    }
+
+    /// The state of this side once its rings are published.
+    pub fn offered_as(&self) -> State {
+        self.offered
     }
 
     /// Where this side is.
@@ -159,7 +172,7 @@ impl Handshake {
     pub fn observe(&self, seen: &Seen) -> Step {
         match self.phase {
             Phase::Down => self.down(seen),
-            Phase::Offered => Self::offered(seen),
+            Phase::Offered => self.offered(seen),
             Phase::Up => Self::up(seen),
             Phase::Draining => Self::draining(seen),
             Phase::Closing => Self::closing(seen),
@@ -170,7 +183,7 @@ impl Handshake {
     pub fn retreat(&self, seen: &Seen) -> Step {
         match self.phase {
             Phase::Down => Step::Nothing,
-            Phase::Offered if Self::is_other(seen, State::Initialised) => Step::Lose,
+            Phase::Offered if Self::is_other(seen, self.offered) => Step::Lose,
             Phase::Offered => Step::Close { in_order: true },
             Phase::Up if Self::is_other(seen, State::Connected) => Step::Lose,
             Phase::Draining if Self::is_other(seen, State::Closing) => Step::Lose,
@@ -210,8 +223,8 @@ impl Handshake {
         seen.own != Some(own) || seen.back.is_none() || !seen.same
     }
 
-    fn offered(seen: &Seen) -> Step {
-        if Self::is_other(seen, State::Initialised) {
+    fn offered(&self, seen: &Seen) -> Step {
+        if Self::is_other(seen, self.offered) {
             return Step::Lose;
         }
         match seen.back {

@@ -3,6 +3,15 @@
 /// Bytes of a page.
 pub const PAGE_SIZE: usize = 4096;
 
+/// What another domain may do with a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read it.
+    Read,
+    /// Read and write it.
+    Write,
+}
+
 /// The seam to the kernel. Pages are numbered from 0; offsets and lengths stay inside of a page.
 ///
 /// The pages are this domain's own, but a back end may have been let into any of them, and change it at any time. Nothing
@@ -33,8 +42,8 @@ pub trait Platform {
     /// Lets `with` see the first `len` bytes of a page, or of a copy.
     fn drain<R>(&self, page: usize, len: usize, with: impl FnOnce(&[u8]) -> R) -> R;
 
-    /// Lets a domain into a page, to read and write. None if there is no room for a grant.
-    fn grant(&mut self, domain: u16, page: usize) -> Option<u32>;
+    /// Lets a domain into a page. None if there is no room for a grant.
+    fn grant(&mut self, domain: u16, page: usize, access: Access) -> Option<u32>;
 
     /// Takes a grant back. False if the domain still has the page mapped: the grant stays then, to be tried again.
     fn end_grant(&mut self, gref: u32) -> bool;

@@ -6,13 +6,13 @@ use std::rc::Rc;
 use std::vec;
 use std::vec::Vec;
 
-use crate::platform::{PAGE_SIZE, Platform};
+use crate::platform::{Access, PAGE_SIZE, Platform};
 
 /// What both sides see.
 #[derive(Debug, Default)]
 pub struct Memory {
     pages: Vec<Vec<u8>>,
-    grants: BTreeMap<u32, (u16, usize)>,
+    grants: BTreeMap<u32, (u16, usize, Access)>,
     mapped: BTreeSet<u32>,
     ports: BTreeMap<u32, u16>,
     last: u32,
@@ -29,8 +29,19 @@ pub struct Memory {
 impl Memory {
     /// The page behind a grant, if it is of this domain.
     pub fn page_of(&self, domain: u16, gref: u32) -> Option<usize> {
-        let (to, page) = *self.grants.get(&gref)?;
+        let (to, page, _) = *self.grants.get(&gref)?;
         (to == domain).then_some(page)
+    }
+
+    /// The same of a page that the domain may write to.
+    pub fn writable_page_of(&self, domain: u16, gref: u32) -> Option<usize> {
+        let (to, page, access) = *self.grants.get(&gref)?;
+        (to == domain && access == Access::Write).then_some(page)
+    }
+
+    /// Whether anybody is let into a page.
+    pub fn is_granted(&self, page: usize) -> bool {
+        self.grants.values().any(|(_, other, _)| *other == page)
     }
 
     /// The back end maps a granted page.
@@ -132,13 +143,13 @@ impl Platform for FakePlatform {
         with(&bytes)
     }
 
-    fn grant(&mut self, domain: u16, page: usize) -> Option<u32> {
+    fn grant(&mut self, domain: u16, page: usize, access: Access) -> Option<u32> {
         let memory = &mut *self.0.borrow_mut();
         if memory.grants.len() >= memory.grant_limit {
             return None;
         }
         memory.last += 1;
-        memory.grants.insert(memory.last, (domain, page));
+        memory.grants.insert(memory.last, (domain, page, access));
         Some(memory.last)
     }
 

@@ -1,4 +1,4 @@
-//! This domain's own grant table: which of its pages the back ends of its disks may use.
+//! This domain's own grant table: which of its pages the back ends of its devices may use.
 //!
 //! The table grows when it has to, a page at a time, up to [`MAX_PAGES`]; Xen may allow fewer. Which entries are free is
 //! in `vd_kernel_core::grants`.
@@ -13,8 +13,8 @@ use crate::mem::frames::FRAME;
 use crate::mem::space;
 use crate::xen::XEN;
 
-/// Most pages of the table: 4096 grants, more than the disks of one guest take.
-const MAX_PAGES: usize = 8;
+/// Most pages of the table: 10240 grants, more than the disks and network interfaces of one guest take.
+const MAX_PAGES: usize = 20;
 /// The layout that is used.
 const VERSION: u32 = 1;
 
@@ -95,13 +95,13 @@ impl Table {
     }
 }
 
-/// Lets a domain into a frame of this one, to read and write. None if there is no room.
-pub fn give(domain: u16, frame: u64) -> Option<u32> {
+/// Lets a domain into a frame of this one. None if there is no room.
+pub fn give(domain: u16, frame: u64, readonly: bool) -> Option<u32> {
     TABLE.with(|table| {
         if table.grants.available() == 0 {
             table.grow()?;
         }
-        table.grants.give(&table.pages, domain, frame)
+        table.grants.give(&table.pages, domain, frame, readonly)
     })
 }
 

@@ -13,7 +13,10 @@ const STATES: [Option<State>; 7] = [
 ];
 
 fn at(phase: Phase) -> Handshake {
-    Handshake { phase, attempts: 0 }
+    Handshake {
+        phase,
+        ..Handshake::new()
+    }
 }
 
 /// What a back end in this state is answered, while nothing else is wrong.
@@ -192,4 +195,39 @@ fn row37_attempts_are_bounded() {
     }
     handshake.forgive();
     assert!(!handshake.has_given_up());
+}
+
+/// A front end that calls itself connected once its rings are published: both words are the same, and so is all else.
+#[test]
+fn offered_as_connected() {
+    let mut handshake = Handshake::offering_as(State::Connected);
+    assert_eq!(handshake.offered_as(), State::Connected);
+    let seen = |own, back| Seen {
+        own: Some(own),
+        back: Some(back),
+        online: true,
+        same: true,
+        idle: true,
+        broken: false,
+    };
+    let begun = seen(State::Initialising, State::InitWait);
+    assert_eq!(handshake.observe(&begun), Step::Offer);
+    handshake.enter(Phase::Offered);
+    for (back, expected) in [
+        (State::InitWait, Step::Nothing),
+        (State::Connected, Step::Open),
+        (State::Closing, Step::Close { in_order: true }),
+        (State::Closed, Step::Close { in_order: true }),
+    ] {
+        let seen = seen(State::Connected, back);
+        assert_eq!(handshake.observe(&seen), expected);
+        assert_eq!(handshake.retreat(&seen), Step::Close { in_order: true });
+    }
+    // Not what the other kind of front end is then.
+    let other = seen(State::Initialised, State::Connected);
+    assert_eq!(handshake.observe(&other), Step::Lose);
+    assert_eq!(handshake.retreat(&other), Step::Lose);
+    handshake.enter(Phase::Up);
+    let both = seen(State::Connected, State::Connected);
+    assert_eq!(handshake.observe(&both), Step::Reread);
 }

@@ -1,0 +1,343 @@
+//! The control plane over a fake xenstore daemon: a toolstack and a back end that behave, and that do not.
+
+mod common;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use common::net::{all, ethernet, mac};
+use common::{FAR, Rig};
+use vd_net::header::NetHeader;
+use vd_netif::Uplink;
+use vd_netif::test_util::{FakeBackend, FakePlatform, RingName};
+use vd_pv::handshake::{MAX_ATTEMPTS, Phase};
+use vd_pv::{Control, Notice, control};
+use vd_xenbus::test_util::{FakePage, FakeSignal, FakeXenstored};
+use vd_xenbus::{RingTransport, Xenstore};
+
+const FRONT: &str = "/local/domain/5/device/vif/0";
+const BACK: &str = "/local/domain/3/backend/vif/5/0";
+
+struct Net {
+    store: Xenstore<RingTransport<Rc<FakePage>, FakeSignal>>,
+    daemon: Rc<RefCell<FakeXenstored>>,
+    rig: Rig,
+    control: Control,
+    notices: Vec<Notice>,
+}
+
+impl Net {
+    /// A device as the toolstack makes it; the back end is not there yet.
+    fn new() -> Self {
+        let page = Rc::new(FakePage::new());
+        let daemon = Rc::new(RefCell::new(FakeXenstored::new(page.clone(), 5)));
+        let signal = FakeSignal::new(daemon.clone());
+        let mut net = Self {
+            store: Xenstore::new(RingTransport::attach(page, signal)),
+            daemon,
+            rig: Rig::unconnected(all(), all()),
+            control: Control::of::<Uplink<FakePlatform>>(0),
+            notices: vec![],
+        };
+        net.make();
+        net.control.watch(&mut net.store).unwrap();
+        net.run();
+        net
+    }
+
+    fn make(&mut self) {
+        for (path, value) in [
+            (format!("{FRONT}/backend"), BACK),
+            (format!("{FRONT}/backend-id"), "3"),
+            (format!("{FRONT}/mac"), "00:16:3e:aa:bb:cc"),
+            (format!("{BACK}/frontend"), FRONT),
+            (format!("{BACK}/online"), "1"),
+            (format!("{BACK}/state"), "1"),
+            (format!("{FRONT}/state"), "1"),
+        ] {
+            self.daemon.borrow_mut().set(&path, value.as_bytes());
+        }
+    }
+
+    fn run(&mut self) {
+        while self.store.next_watch().unwrap().is_some_and(|event| {
+            assert!(self.control.is_mine(&event));
+            true
+        }) {}
+        let notices = &mut self.notices;
+        let uplink = &mut self.rig.uplink;
+        self.control
+            .run(&mut self.store, uplink, &mut |notice| notices.push(notice))
+            .unwrap();
+        self.rig.run();
+    }
+
+    fn back(&mut self, name: &str, value: &str) {
+        let path = format!("{BACK}/{name}");
+        self.daemon.borrow_mut().set(&path, value.as_bytes());
+    }
+
+    fn front(&self, name: &str) -> Option<String> {
+        let value = self.daemon.borrow().get(&format!("{FRONT}/{name}"));
+        value.map(|value| String::from_utf8(value).unwrap())
+    }
+
+    fn number(&self, name: &str) -> u32 {
+        let value = self.front(name).unwrap_or_else(|| panic!("{name}"));
+        value.parse().unwrap()
+    }
+
+    /// The back end says what it can, and is ready for the front end.
+    fn offer(&mut self, features: &[&str]) {
+        for name in features {
+            self.back(name, "1");
+        }
+        self.back("state", "2");
+        self.run();
+    }
+
+    /// The back end finds the rings, and connects.
+    fn accept(&mut self) {
+        let (tx, rx) = (self.number("tx-ring-ref"), self.number("rx-ring-ref"));
+        self.rig.back = FakeBackend::new(&self.rig.platform, 3);
+        self.rig.back.connect(tx, rx);
+        self.back("state", "4");
+        self.run();
+    }
+
+    fn connected() -> Self {
+        let mut net = Self::new();
+        net.offer(&FEATURES);
+        net.accept();
+        assert!(net.rig.uplink.is_up());
+        net
+    }
+
+    /// Frames go both ways.
+    fn works(&mut self) {
+        let rig = &mut self.rig;
+        let far = ethernet(mac(0), mac(FAR), 60);
+        rig.world.send(0, NetHeader::default(), &far);
+        rig.run();
+        assert_eq!(rig.sent().len(), 1);
+        rig.give(&ethernet(mac(FAR), mac(0), 60), false, None);
+        assert_eq!(rig.world.received(0).len(), 1);
+        rig.world.received(1);
+        for port in 0..2 {
+            rig.world.post(port, 1, 0x1100);
+        }
+    }
+}
+
+const FEATURES: [&str; 6] = [
+    "feature-rx-copy",
+    "feature-sg",
+    "feature-gso-tcpv4",
+    "feature-gso-tcpv6",
+    "feature-ipv6-csum-offload",
+    "feature-split-event-channels",
+];
+
+#[test]
+fn both_ends_find_one_another() {
+    let mut net = Net::new();
+    assert_eq!(control::devices(&mut net.store, "vif").unwrap(), [0]);
+    assert_eq!(net.front("state").unwrap(), "1");
+    net.offer(&FEATURES);
+    assert_eq!(
+        net.front("state").unwrap(),
+        "4",
+        "connected, says the front end"
+    );
+    assert!(!net.rig.uplink.is_up());
+    for name in [
+        "request-rx-copy",
+        "feature-rx-notify",
+        "feature-sg",
+        "feature-gso-tcpv4",
+        "feature-gso-tcpv6",
+        "feature-ipv6-csum-offload",
+    ] {
+        assert_eq!(net.front(name).unwrap(), "1", "{name}");
+    }
+    assert_ne!(
+        net.number("event-channel-tx"),
+        net.number("event-channel-rx")
+    );
+    assert_eq!(net.front("event-channel"), None);
+    net.accept();
+    let notice = Notice::Connected {
+        domain: 3,
+        queues: 1,
+    };
+    assert_eq!(net.notices, [notice]);
+    let address = net.rig.uplink.address(&mut net.store.view()).unwrap();
+    assert_eq!(address, Some([0, 0x16, 0x3e, 0xaa, 0xbb, 0xcc]));
+    net.works();
+}
+
+#[test]
+fn one_event_channel_is_enough() {
+    let mut net = Net::new();
+    net.offer(&["feature-rx-copy"]);
+    assert!(net.number("event-channel") > 0);
+    assert_eq!(net.front("event-channel-tx"), None);
+    assert_eq!(net.rig.platform.0.borrow().ports(), 1);
+    net.accept();
+    net.works();
+}
+
+/// Without scatter-gather a frame fits one page.
+#[test]
+fn what_a_back_end_cannot_is_not_asked_of_it() {
+    let mut net = Net::new();
+    net.back("feature-no-csum-offload", "1");
+    net.back("mtu", "9000");
+    net.offer(&["feature-rx-copy", "feature-gso-tcpv4"]);
+    net.accept();
+    let (header, frame) = common::net::tcp(0, FAR, false, &[1; 3000]);
+    let header = NetHeader {
+        gso_type: 1,
+        gso_size: 1000,
+        ..header
+    };
+    net.rig.world.send(0, header, &frame);
+    net.rig.run();
+    let sent = net.rig.sent();
+    assert_eq!(sent.len(), 3);
+    assert!(sent.iter().all(|part| !part.blank && part.ids.len() == 1));
+}
+
+#[test]
+fn the_mtu_is_what_the_toolstack_says() {
+    for (front, back, longest) in [
+        (None, None, 1500),
+        (Some("9000"), None, 9000),
+        (None, Some("2000"), 2000),
+        (Some("1400"), Some("9000"), 1400),
+        (Some("0"), Some("x"), 1500),
+        (Some("100000"), None, 1500),
+    ] {
+        let mut net = Net::new();
+        if let Some(mtu) = front {
+            let path = format!("{FRONT}/mtu");
+            net.daemon.borrow_mut().set(&path, mtu.as_bytes());
+        }
+        if let Some(mtu) = back {
+            net.back("mtu", mtu);
+        }
+        net.offer(&FEATURES);
+        net.accept();
+        for len in [longest, longest + 1] {
+            let frame = ethernet(mac(FAR), mac(0), 14 + len);
+            net.rig.give(&frame, false, None);
+        }
+        let port = net.rig.uplink.port().counters();
+        assert_eq!(port.tx_long, 1, "{front:?} {back:?}");
+    }
+}
+
+#[test]
+fn a_back_end_that_cannot_copy_is_no_use() {
+    let mut net = Net::new();
+    net.offer(&["feature-sg"]);
+    net.back("state", "4");
+    net.run();
+    assert_eq!(net.notices[0], Notice::Unusable("feature-rx-copy"));
+    assert!(!net.rig.uplink.is_up());
+    assert_eq!(net.front("state").unwrap(), "6");
+}
+
+#[test]
+fn the_toolstack_takes_it_away_and_gives_it_back() {
+    let mut net = Net::connected();
+    for _ in 0..3 {
+        net.works();
+        net.back("online", "0");
+        net.back("state", "5");
+        net.run();
+        assert!(!net.rig.uplink.is_up());
+        assert_eq!(net.front("state").unwrap(), "6");
+        net.rig.back.disconnect();
+        net.back("state", "6");
+        net.run();
+        assert_eq!(net.rig.grants(), 0);
+        assert_eq!(net.rig.platform.0.borrow().ports(), 0);
+        for path in [FRONT, BACK] {
+            net.daemon.borrow_mut().remove(path);
+        }
+        net.run();
+        net.make();
+        net.run();
+        net.offer(&FEATURES);
+        net.accept();
+        assert!(net.rig.uplink.is_up());
+    }
+    net.works();
+    assert_eq!(net.rig.uplink.vif().counters().connections, 4);
+}
+
+/// A back end that closes and stays, as after an error of its own.
+#[test]
+fn one_that_closes_and_opens_is_connected_again() {
+    let mut net = Net::connected();
+    net.works();
+    net.rig.back.disconnect();
+    net.back("state", "6");
+    net.run();
+    assert_eq!(net.front("state").unwrap(), "1", "from the beginning");
+    net.offer(&FEATURES);
+    net.accept();
+    net.works();
+    let lost = Notice::Disconnected { in_order: false };
+    assert!(net.notices.contains(&lost));
+}
+
+/// One that breaks the protocol each time is left alone in the end.
+#[test]
+fn row36_nonsense_again_and_again_does_not_keep_anybody_busy() {
+    let mut net = Net::connected();
+    for round in 1.. {
+        net.rig.back.set_index(RingName::Rx, 8, 0x8000_0000);
+        net.rig.run();
+        assert!(!net.rig.uplink.is_up());
+        net.run();
+        assert_eq!(net.front("state").unwrap(), "6");
+        net.rig.back.disconnect();
+        net.back("state", "6");
+        net.run();
+        if round == MAX_ATTEMPTS {
+            break;
+        }
+        assert_eq!(net.front("state").unwrap(), "1", "round {round}");
+        net.offer(&FEATURES);
+        net.accept();
+    }
+    assert_eq!(net.control.phase(), Phase::Down);
+    net.offer(&FEATURES);
+    assert_eq!(net.front("state").unwrap(), "6", "given up");
+    // Until the toolstack makes it anew.
+    net.make();
+    net.run();
+    net.offer(&FEATURES);
+    net.accept();
+    net.works();
+}
+
+#[test]
+fn the_end_of_the_domain_closes_it() {
+    let mut net = Net::connected();
+    let shut_down = |net: &mut Net| {
+        let (store, uplink) = (&mut net.store, &mut net.rig.uplink);
+        net.control.shut_down(store, uplink, &mut |_| ()).unwrap()
+    };
+    assert!(!shut_down(&mut net));
+    assert!(!net.rig.uplink.is_up());
+    net.back("state", "5");
+    shut_down(&mut net);
+    assert_eq!(net.front("state").unwrap(), "6");
+    net.rig.back.disconnect();
+    net.back("state", "6");
+    assert!(shut_down(&mut net));
+    assert_eq!(net.rig.grants(), 0);
+}
