@@ -3,7 +3,7 @@
 # data in between. Then the driver domain holds no more memory than before, and when all are gone Xen has what it had.
 # timeout: 240
 
-ROUNDS=$(rounds 10)
+ROUNDS=$(rounds 3)
 
 # snapshot FILE: what the driver domain has in use now.
 snapshot() {

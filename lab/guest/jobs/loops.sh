@@ -21,7 +21,7 @@ tell() {
 loops() {
     rounds=$1
     for kind in driver transport module transport_module; do
-        [ $FAILED != 0 ] || run_step $kind
+        [ "$FAILED" != 0 ] || run_step $kind
     done
 }
 

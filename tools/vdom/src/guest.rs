@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use vd_config::{DeviceDescription, Devices, Doorbell, TargetType};
 
+use crate::domctl::Ending;
 use crate::failure::Trouble;
 use crate::xlcfg::{Config, Setting, SyntaxError};
 
@@ -22,11 +23,11 @@ const KEYS: [&str; 7] = [
 ];
 const DEFAULT_IMAGE: &str = "/usr/lib/virtio-domain/virtio-domain";
 /// What a domain does when its operating system ends, and what xl does if the configuration says nothing.
-const EVENTS: [(&str, &str); 4] = [
-    ("on_poweroff", "destroy"),
-    ("on_reboot", "restart"),
-    ("on_crash", "destroy"),
-    ("on_watchdog", "destroy"),
+const EVENTS: [(&str, &str, Ending); 4] = [
+    ("on_poweroff", "destroy", Ending::PowerOff),
+    ("on_reboot", "restart", Ending::Reboot),
+    ("on_crash", "destroy", Ending::Crash),
+    ("on_watchdog", "destroy", Ending::Watchdog),
 ];
 /// Longer names do not fit everywhere in xl and its log files.
 const NAME_MAX: usize = 64;
@@ -57,6 +58,10 @@ pub(crate) struct Guest {
     pub(crate) name: String,
     pub(crate) kind: TargetType,
     pub(crate) config: PathBuf,
+    /// What is in that file: it may be another one when the guest is created again.
+    pub(crate) text: Vec<u8>,
+    /// After which endings vdom creates it again.
+    pub(crate) restarts: Vec<Ending>,
     /// The operator's settings for xl, then those that vdom adds; the table's path is not among them.
     pub(crate) overrides: Vec<String>,
     /// What `overrides` changes against the operator's will, in words.
@@ -116,6 +121,9 @@ impl Guest {
         }
         let mut guest = Self {
             config: path.to_owned(),
+            // It has been read already: it can be read.
+            text: std::fs::read(path).unwrap_or_default(),
+            restarts: Vec::new(),
             overrides: overrides.to_vec(),
             notes: Vec::new(),
             memory_mib: memory_mib(config)?,
@@ -131,7 +139,7 @@ impl Guest {
             );
         }
         guest.check_vga(config)?;
-        guest.forbid_restarts(config)?;
+        guest.take_over_restarts(config)?;
         Ok(guest)
     }
 
@@ -150,26 +158,28 @@ impl Guest {
         }
     }
 
-    /// A domain that xl restarts gets a new id, and the driver domain has power over the old one only.
-    fn forbid_restarts(&mut self, config: &Config) -> Result<(), Trouble> {
-        for (key, default) in EVENTS {
+    /// A domain that xl restarts gets a new id, and the driver domain has power over the old one only. So xl leaves such
+    /// a domain as it is when it has ended, and vdom creates both anew.
+    fn take_over_restarts(&mut self, config: &Config) -> Result<(), Trouble> {
+        for (key, default, ending) in EVENTS {
             let action = match config.get(key) {
                 Some(setting) => setting.text()?,
                 None => default,
             };
-            if action.contains("restart") {
+            if action == "restart" {
+                self.restarts.push(ending);
+                self.overrides.push(format!("{key}=\"preserve\""));
+            } else if action.contains("restart") {
                 let instead = if action.starts_with("coredump") {
                     "coredump-destroy"
                 } else {
                     "destroy"
                 };
                 self.overrides.push(format!("{key}=\"{instead}\""));
-                if config.get(key).is_some() {
-                    self.notes.push(format!(
-                        "{key}=\"{instead}\" is used instead of \"{action}\": a restarted guest would be a new domain, \
-                         which its driver domain cannot serve"
-                    ));
-                }
+                self.notes.push(format!(
+                    "{key}=\"{instead}\" is used instead of \"{action}\", which vdom cannot do: a restarted guest is a new \
+                     domain, and its driver domain cannot serve it"
+                ));
             }
         }
         Ok(())
