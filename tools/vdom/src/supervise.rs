@@ -22,8 +22,8 @@ use crate::report::Reporter;
 const STEP: &str = "supervise";
 /// How long to wait for news of domains before looking all the same.
 const LOOK: Duration = Duration::from_secs(60);
-/// How long a driver domain may take to end.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long a driver domain may take to end: it closes its disks, and xl takes its time.
+const GRACE: Duration = Duration::from_secs(15);
 /// The time from one start to the next, at least: a guest that ends at once must not keep the host busy.
 const SHORTEST: Duration = Duration::from_secs(2);
 /// How often creation is tried, and how long to wait in between: what it needs may be about to become free.
