@@ -7,13 +7,20 @@
 
 RINGS=3
 
+# loop_of FILE [OPTION]: makes a block device of a file, and says which.
+loop_of() {
+    local device
+    device=$(losetup -f)
+    losetup ${2:+"$2"} "$device" "$1" && printf '%s\n' "$device"
+}
+
 step "an image, a partition, an image for QEMU"
 modprobe ext4
 truncate -s 24M /root/image.img /root/block.img /root/qemu.img
 # One partition of Linux' type, from the first MiB to the end.
 printf '\0\0\0\0\x83\0\0\0\0\x08\0\0\0\xb8\0\0' | dd of=/root/block.img bs=1 seek=446 conv=notrunc status=none
 printf '\x55\xaa' | dd of=/root/block.img bs=1 seek=510 conv=notrunc status=none
-loop=$(losetup --find --show --partscan /root/block.img)
+loop=$(loop_of /root/block.img -P)
 [[ -b ${loop}p1 ]] || fail "no partition"
 echo "$RINGS" >/sys/module/xen_blkback/parameters/max_queues
 expect_ok vdom create "$(guest_config stored storage -vdom_ramdisk 'vdom_devices = [
@@ -57,9 +64,13 @@ content() {
 
 step "dom0 finds what was synced"
 mkdir -p /mnt
-for device in "${loop}p1" "$(losetup --find --show /root/image.img)" "$(losetup --find --show /root/qemu.img)"; do
+image=$(loop_of /root/image.img)
+qemu=$(loop_of /root/qemu.img)
+for device in "${loop}p1" "$image" "$qemu"; do
     expect_ok content "$device"
 done
-losetup -D
+for device in "$loop" "$image" "$qemu"; do
+    losetup -d "$device"
+done
 assert_clean
 no_warnings

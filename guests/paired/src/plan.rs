@@ -179,8 +179,9 @@ mod tests {
 
     #[test]
     fn scenarios_with_and_without_a_device() {
-        let (plan, complaints) =
-            parse("log=debug run=selftest,latency:3  requests=7 ack=0 step=1 memory=grants reboot=1");
+        let (plan, complaints) = parse(
+            "log=debug run=selftest,latency:3  requests=7 ack=0 step=1 memory=grants reboot=1",
+        );
         let commands = vec![
             Command {
                 scenario: Scenario::SelfTest,
