@@ -81,6 +81,8 @@ pub const TRANSMIT: u32 = 1;
 pub const CONTROL: u32 = 2;
 /// Bytes of the header before each frame.
 pub const NET_HEADER: u32 = 12;
+/// Bytes of an Ethernet header.
+pub const ETHERNET: u32 = 14;
 /// Bytes of an ordinary frame.
 pub const FRAME: u32 = 60;
 
@@ -247,8 +249,11 @@ impl<'a> Device<'a> {
             Kind::Net => {
                 self.write_frame();
                 let header = self.data.gpa + HEADER as u64;
+                let rest = len.unwrap_or(FRAME - ETHERNET);
                 self.describe(0, header, NET_HEADER, NEXT, 1);
-                self.describe(1, addr, len.unwrap_or(FRAME), 0, 0);
+                // Where it goes, or else nobody would look at what is in it.
+                self.describe(1, self.data.gpa, ETHERNET, NEXT, 2);
+                self.describe(2, addr, rest, 0, 0);
             }
             Kind::Entropy => {
                 self.data.store(0, 0u64);

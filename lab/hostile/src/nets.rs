@@ -2,7 +2,7 @@
 
 use crate::attacks::{Attack, Outcome, attack};
 use crate::device::{
-    CONTROL, Device, FRAME, HEADER, NET_HEADER, NEXT, RECEIVE, SIZE, STATUS_BYTE, WRITE,
+    CONTROL, Device, ETHERNET, FRAME, HEADER, NET_HEADER, NEXT, RECEIVE, SIZE, STATUS_BYTE, WRITE,
 };
 
 use Outcome::{Broken, Either, Fine};
@@ -36,11 +36,11 @@ pub const NET_ATTACKS: &[Attack] = &[
         Broken
     }),
     attack(7, "frames that are too short, and none", |d| {
-        all_dropped(d, 14, |d, length| {
-            d.describe_request_at(d.data.gpa, Some(length.max(1).into()));
-            if length == 0 {
-                d.describe(0, d.data.gpa + HEADER as u64, NET_HEADER, 0, 0);
-            }
+        all_dropped(d, ETHERNET as u16, |d, length| {
+            let (flags, next) = if length == 0 { (0, 0) } else { (NEXT, 1) };
+            d.write_frame();
+            d.describe(0, d.data.gpa + HEADER as u64, NET_HEADER, flags, next);
+            d.describe(1, d.data.gpa, length.into(), 0, 0);
         })
     }),
     attack(7, "frames that are too long", |d| {
