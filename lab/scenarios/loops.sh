@@ -19,6 +19,13 @@ of() {
 
 free_memory() { xl info free_memory; }
 
+# grants: how many grants of memory Xen knows that are in use, of all domains.
+grants() {
+    xl debug-keys g
+    sleep 0.5
+    xl dmesg | tac | sed -n "/key 'g' pressed/q; p" | grep -c '(XEN) \[0x' || true
+}
+
 step "a guest with two disks, two network devices and an entropy device"
 free=$(free_memory)
 truncate -s 8M /root/disk.img /root/data.img
@@ -30,11 +37,13 @@ expect_ok vdom create "$config"
 follow_console loops
 wait_for 60 "every loop once" console_says loops '^guest: once'
 snapshot /run/before
+grants_before=$(grants)
 type_at loops go
 
 step "$ROUNDS times each: drivers, transports, drivers' modules, the transport's module"
 wait_for $((20 + 10 * ROUNDS)) "the loops" console_says loops '^guest: done'
 snapshot /run/after
+grants_after=$(grants)
 type_at loops end
 wait_for 20 "the guest's result" console_says loops '^guest: RESULT'
 console_says loops '^guest: RESULT PASS' || fail "$(grep -a -m 1 FAILED "$(console loops)")"
@@ -59,6 +68,7 @@ for name in heap-bytes free-bytes; do
     echo "$name: $(of /run/before $name), then $(of /run/after $name)"
     assert_eq "$(of /run/after $name)" "$(of /run/before $name)" "$name after the loops"
 done
+echo "grants in use: $grants_before, then $grants_after"
 mapped=$(($(of /run/after frames-mapped) - $(of /run/after frames-unmapped)))
 ((mapped <= 65536)) || fail "$mapped frames of a guest with 65536 are mapped"
 

@@ -6,7 +6,7 @@
 
 # The stock guest takes ten times as long as the small one.
 REBOOTS=$(rounds 5)
-BOOTS=$((REBOOTS / 5 + 1))
+BOOTS=$((REBOOTS / 20 + 2))
 
 free_memory() { xl info free_memory; }
 
