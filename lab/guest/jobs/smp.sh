@@ -46,8 +46,8 @@ step_use() {
     churn nothing 8 >&3
 }
 
-step_drivers() { churn driver 2 >&3; }
-step_modules() { churn transport-module 2 >&3; }
+step_drivers() { churn driver 1 >&3; }
+step_modules() { churn transport-module 1 >&3; }
 
 for name in find all_at_once use drivers modules; do
     [ "$FAILED" != 0 ] || run_step $name

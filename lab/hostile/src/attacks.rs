@@ -406,7 +406,7 @@ fn change_underfoot(d: &mut Device<'_>) -> Outcome {
     };
     let platform = d.platform;
     platform.beside(&scribble, &mut || {
-        for round in 0..200 {
+        for round in 0..100 {
             d.describe_request();
             d.submit(0);
             if round % 20 == 19 {

@@ -37,7 +37,8 @@ pub(crate) fn plan(path: &Path, overrides: &[String]) -> Result<Plan, Failure> {
     const STEP: &str = "check configuration";
     let config = guest::load(path, overrides).at(&path.display().to_string(), STEP)?;
     let name = guest::name_or_path(&config, path);
-    let guest = Guest::from_config(&config, path, overrides).at(&name, STEP)?;
+    let mut guest = Guest::from_config(&config, path, overrides).at(&name, STEP)?;
+    guest.text = guest::read(path).at(&name, STEP)?;
     let driver = Driver::for_guest(&guest).at(&name, "check driver domain")?;
     Ok(Plan { guest, driver })
 }

@@ -9,6 +9,7 @@
 use std::io;
 
 use crate::failure::Trouble;
+use crate::guest::Ending;
 use crate::privcmd::{Hypercall, Privcmd};
 
 const GETDOMAININFO: u32 = 5;
@@ -90,19 +91,6 @@ pub(crate) struct DomainInfo {
     pub(crate) paused: bool,
     /// Why its operating system has ended, if it has.
     pub(crate) reason: u8,
-}
-
-/// How a guest's operating system ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// It has powered off.
-    PowerOff = 0,
-    /// It wants to start again.
-    Reboot = 1,
-    /// It has crashed.
-    Crash = 3,
-    /// Xen's watchdog has ended it.
-    Watchdog = 4,
 }
 
 impl DomainInfo {

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use vd_config::{DeviceDescription, Devices, Doorbell, TargetType};
 
-use crate::domctl::Ending;
 use crate::failure::Trouble;
 use crate::xlcfg::{Config, Setting, SyntaxError};
 
@@ -31,6 +30,19 @@ const EVENTS: [(&str, &str, Ending); 4] = [
 ];
 /// Longer names do not fit everywhere in xl and its log files.
 const NAME_MAX: usize = 64;
+
+/// How a guest's operating system ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It has powered off.
+    PowerOff,
+    /// It wants to start again.
+    Reboot,
+    /// It has crashed.
+    Crash,
+    /// Xen's watchdog has ended it.
+    Watchdog,
+}
 
 /// Where the driver domain's configuration comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +70,7 @@ pub(crate) struct Guest {
     pub(crate) name: String,
     pub(crate) kind: TargetType,
     pub(crate) config: PathBuf,
-    /// What is in that file: it may be another one when the guest is created again.
+    /// What is in that file, if somebody has put it here: it may be another one when the guest is created again.
     pub(crate) text: Vec<u8>,
     /// After which endings vdom creates it again.
     pub(crate) restarts: Vec<Ending>,
@@ -81,14 +93,19 @@ impl From<SyntaxError> for Trouble {
     }
 }
 
-/// Reads a configuration file with overrides, as xl would.
-pub(crate) fn load(path: &Path, overrides: &[String]) -> Result<Config, Trouble> {
-    let bytes = std::fs::read(path).map_err(|error| {
+/// Reads a configuration file.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Trouble> {
+    std::fs::read(path).map_err(|error| {
         Trouble::new(
             format!("{}: {error}", path.display()),
             "give the path of an xl configuration",
         )
-    })?;
+    })
+}
+
+/// Reads a configuration file with overrides, as xl would.
+pub(crate) fn load(path: &Path, overrides: &[String]) -> Result<Config, Trouble> {
+    let bytes = read(path)?;
     let mut config = Config::default();
     config.add(
         &path.display().to_string(),
@@ -121,8 +138,7 @@ impl Guest {
         }
         let mut guest = Self {
             config: path.to_owned(),
-            // It has been read already: it can be read.
-            text: std::fs::read(path).unwrap_or_default(),
+            text: Vec::new(),
             restarts: Vec::new(),
             overrides: overrides.to_vec(),
             notes: Vec::new(),

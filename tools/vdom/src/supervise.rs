@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use crate::create::{self, Options, Plan};
 use crate::destroy;
-use crate::domctl::Ending;
 use crate::failure::{At, Failure, Trouble};
+use crate::guest::Ending;
 use crate::host::{Clock, Domain, Host};
 use crate::os::{self, Lock, lock};
 use crate::report::Reporter;
