@@ -22,6 +22,7 @@ Without options it runs the scenario main-job; the exit status is 0 only if ever
   --list            list the scenarios
   --exec COMMANDS   run a shell script in dom0 and exit with its status
   --shell           a shell in dom0, on this terminal
+  --rounds NUMBER   how often scenarios that repeat something do so, instead of what each has by itself
   --timeout SECONDS give up after this time (default: 600; no limit for --shell)
   --keep-log FILE   keep a copy of the log here; the last one is always .cache/lab/last.log
   --verbose         show Xen's messages too (the log always has them)
@@ -67,7 +68,7 @@ parse() {
             --second) BESIDE=-second ;;
             --refresh) REFRESH=1 ;;
             --verbose) VERBOSE=1 ;;
-            --scenario | --exec | --timeout | --keep-log)
+            --scenario | --exec | --rounds | --timeout | --keep-log)
                 (($# > 1)) || usage_error "$1 needs a value"
                 parse_value "$1" "$2"
                 shift
@@ -83,6 +84,10 @@ parse_value() {
         --scenario) add_scenario "$2" ;;
         --exec) MODE=exec COMMANDS=$2 ;;
         --keep-log) KEEP_LOG=$2 ;;
+        --rounds)
+            [[ $2 =~ ^[1-9][0-9]*$ ]] || usage_error "--rounds needs a number"
+            ROUNDS=$2
+            ;;
         --timeout)
             [[ $2 =~ ^[1-9][0-9]*$ ]] || usage_error "--timeout needs a number of seconds"
             LIMIT=$2
@@ -134,7 +139,7 @@ build() {
 
 main() {
     # shellcheck disable=SC2034 # LIMIT, VERBOSE: for verdict.sh
-    MODE=scenario SCENARIOS=() COMMANDS='' LIMIT=600 KEEP_LOG='' REFRESH=0 VERBOSE=0 BESIDE=''
+    MODE=scenario SCENARIOS=() COMMANDS='' LIMIT=600 KEEP_LOG='' REFRESH=0 VERBOSE=0 BESIDE='' ROUNDS=''
     parse "$@"
     ((${#SCENARIOS[@]})) || SCENARIOS=(main-job)
     take_lock
@@ -147,6 +152,7 @@ main() {
         exec) printf '%s\n' "$COMMANDS" >"$work/request" ;;
         *) printf '%s\n' "${SCENARIOS[@]}" >"$work/request" ;;
     esac
+    printf '%s\n' "$ROUNDS" >"$work/rounds"
     dom0_initrd "$work" >"$work/dom0.img"
     : >"$work/results"
     run "$work"

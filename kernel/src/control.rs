@@ -331,6 +331,8 @@ pub fn for_each_counter(guest: Option<&Guest>, mut f: impl FnMut(&str, u64)) {
     for (name, counter) in counters::NAMED {
         f(name, counters::get(counter));
     }
+    f("heap-bytes", heap::used() as u64);
+    f("free-bytes", frames::free_bytes());
     if let Some(grants) = guest.and_then(|guest| guest.memory().grant_counters()) {
         for (name, value) in grants.named() {
             f(name, value);

@@ -19,6 +19,13 @@ step() {
     printf -- '--- %3d.%d %s\n' $((passed / 10)) $((passed % 10)) "$*"
 }
 
+# rounds DEFAULT: how often to repeat what a scenario repeats: as often as ./run-qemu.sh --rounds says, or else so often.
+rounds() {
+    local asked
+    asked=$(cat /lab/rounds)
+    printf '%s\n' "${asked:-$1}"
+}
+
 # expect_ok COMMAND...: the command succeeds.
 expect_ok() {
     local status=0

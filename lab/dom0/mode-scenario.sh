@@ -6,9 +6,14 @@ export REASON=/run/reason
 SCENARIO_SECONDS=180
 passed=0 failed=0
 
-# How long a scenario may take: its own line "# timeout: SECONDS", or the default, times SLOWNESS.
+# How long a scenario may take: its own line "# timeout: SECONDS", or the default, times SLOWNESS. With a number of rounds
+# that somebody has asked for nobody knows.
 limit_of() {
     local own
+    if [[ -s /lab/rounds && -n $(</lab/rounds) ]]; then
+        printf '%s\n' 7200
+        return
+    fi
     own=$(sed -n 's/^# timeout: *\([0-9]*\).*/\1/p' "/lab/scenarios/$1.sh")
     printf '%s\n' "$((SLOWNESS * ${own:-$SCENARIO_SECONDS}))"
 }

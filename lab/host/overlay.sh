@@ -13,12 +13,12 @@ guest_initrd() {
     mkdir -p "$tree/usr/sbin"
     install -m 755 "$VD_LAB/guest/poweroff" "$tree/usr/sbin/poweroff"
     mkdir -p "$tree/usr/bin"
-    install --strip -m 755 "$HOSTILE" "$tree/usr/bin/hostile"
+    install --strip -m 755 "$HOSTILE" "$CHURN" "$tree/usr/bin"
     pack "$tree"
     cat "$GUEST/base.cpio"
 }
 
-# dom0_initrd WORK MODE: writes dom0's initial RAM disk. WORK/request, if it is there, goes along as /lab/request.
+# dom0_initrd WORK: writes dom0's initial RAM disk. WORK/request and WORK/rounds go along, in /lab.
 dom0_initrd() {
     local work=$1 tree=$1/dom0-overlay ours=$1/dom0-overlay/usr/lib/virtio-domain
     mkdir -p "$ours/guest" "$tree"/{lab/scenarios,root/examples,usr/sbin}
@@ -31,7 +31,7 @@ dom0_initrd() {
     install --strip -m 755 "$VDOM" "$tree/usr/sbin/vdom"
     install -m 644 "$BOOT/vmlinuz" "$ours/guest/vmlinuz"
     guest_initrd "$work" >"$ours/guest/initrd"
-    install -m 644 "$work/request" "$tree/lab/request"
+    install -m 644 "$work/request" "$work/rounds" "$tree/lab"
     pack "$tree"
     cat "$DOM0/base.cpio.zst"
 }

@@ -39,7 +39,11 @@ extern "Rust" fn image_start(mut boot: Boot) -> ! {
         }
     };
     say!("RESULT {}", if passed { "PASS" } else { "FAIL" });
-    xen::shutdown(ShutdownReason::POWEROFF)
+    xen::shutdown(if passed && plan.reboot {
+        ShutdownReason::REBOOT
+    } else {
+        ShutdownReason::POWEROFF
+    })
 }
 
 /// Interrupts by event channel: the source is the device's slot.

@@ -104,6 +104,8 @@ pub struct Plan {
     pub step: bool,
     /// How memory is shared with the devices (`memory=`).
     pub memory: Memory,
+    /// Whether to start again in the end, if all went well (`reboot=`).
+    pub reboot: bool,
 }
 
 impl Default for Plan {
@@ -114,6 +116,7 @@ impl Default for Plan {
             acknowledge: true,
             step: false,
             memory: Memory::default(),
+            reboot: false,
         }
     }
 }
@@ -144,6 +147,7 @@ impl Plan {
             "ack" => self.acknowledge = flag(value)?,
             "memory" => self.memory = Memory::parse(value.as_bytes()).ok()?,
             "step" => self.step = flag(value)?,
+            "reboot" => self.reboot = flag(value)?,
             _ => return None,
         }
         Some(())
@@ -175,8 +179,9 @@ mod tests {
 
     #[test]
     fn scenarios_with_and_without_a_device() {
-        let (plan, complaints) =
-            parse("log=debug run=selftest,latency:3  requests=7 ack=0 step=1 memory=grants");
+        let (plan, complaints) = parse(
+            "log=debug run=selftest,latency:3  requests=7 ack=0 step=1 memory=grants reboot=1",
+        );
         let commands = vec![
             Command {
                 scenario: Scenario::SelfTest,
@@ -193,6 +198,7 @@ mod tests {
             acknowledge: false,
             step: true,
             memory: Memory::Grants,
+            reboot: true,
         };
         assert_eq!((plan, complaints), (expected, vec![]));
         assert_eq!(parse(" "), (Plan::default(), vec![]));
@@ -210,6 +216,7 @@ mod tests {
             "requests=x",
             "ack=2",
             "step=",
+            "reboot=yes",
             "memory=all",
         ] {
             assert_eq!(parse(bad), (Plan::default(), vec![bad.to_string()]));

@@ -1,5 +1,6 @@
 # shellcheck shell=sh
-# One disk does honest work, while a hostile driver takes another (slot 1) from the kernel and breaks every rule.
+# One disk and two network devices do honest work, while a hostile driver takes another disk (slot 1), another network
+# device (slot 2) and an entropy device (slot 3) from the kernel, one after the other, and breaks every rule.
 
 wait_for_disk
 
@@ -15,11 +16,36 @@ innocent() {
     say "innocent: $rounds rounds of I/O, all verified" >/dev/console
 }
 
+# passing: frames from one honest network device to the other and back, each compared, until it is told to stop.
+passing() {
+    rounds=0
+    until [ -e /run/stop ]; do
+        churn nothing 20 >/run/passing.log 2>&1 || return
+        rounds=$((rounds + 1))
+        sleep 1
+    done
+    say "passing: $rounds rounds of frames, all as they were" >/dev/console
+}
+
+# attack SLOT: what it prints goes to the console.
+attack() {
+    hostile "LNRO0005:0$1" "fea0${1}000" | sed "s/^hostile:/guest: hostile $1:/" >/dev/console
+}
+
 step_hostile() {
+    # All that is network from here on is honest.
+    echo LNRO0005:02 >/sys/bus/platform/drivers/virtio-mmio/unbind
+    modprobe virtio_net
     innocent &
-    hostile LNRO0005:01 fea01000 | sed 's/^hostile/guest: hostile/' >/dev/console
+    innocent=$!
+    passing &
+    passing=$!
+    for slot in 1 2 3; do
+        attack $slot
+    done
     touch /run/stop
-    wait $!
+    wait $innocent
+    wait $passing
 }
 
 run_step hostile

@@ -31,8 +31,27 @@ step_all_at_once() {
     done
 }
 
-run_step find
-run_step all_at_once
+# How many queues a network device uses.
+queues_of() {
+    find "/sys/class/net/$1/queues" -name 'tx-*' | wc -l
+}
+
+# Each CPU in turn uses every device, on its own queue.
+step_use() {
+    modprobe virtio_net
+    modprobe virtio_rng
+    for nic in eth0 eth1; do
+        equal "$(queues_of $nic)" "$CPUS" "queues of $nic"
+    done
+    churn nothing 8 >&3
+}
+
+step_drivers() { churn driver 1 >&3; }
+step_modules() { churn transport-module 1 >&3; }
+
+for name in find all_at_once use drivers modules; do
+    [ "$FAILED" != 0 ] || run_step $name
+done
 grep virtio /proc/interrupts | sed 's/^/guest: /'
 result
 sleep 3

@@ -33,11 +33,15 @@ pub struct Attack {
     pub run: fn(&mut Device<'_>) -> Outcome,
 }
 
-const fn attack(row: u8, name: &'static str, run: fn(&mut Device<'_>) -> Outcome) -> Attack {
+pub(crate) const fn attack(
+    row: u8,
+    name: &'static str,
+    run: fn(&mut Device<'_>) -> Outcome,
+) -> Attack {
     Attack { row, name, run }
 }
 
-/// All of them.
+/// Those against any device.
 pub const ATTACKS: &[Attack] = &[
     attack(1, "descriptor that is its own next", |d| {
         chain(d, &[(0, 16, NEXT, 0)])
@@ -66,22 +70,22 @@ pub const ATTACKS: &[Attack] = &[
         raw_chain(d, &[(1 << 45, 32, INDIRECT, 0)])
     }),
     attack(4, "data beyond the end of memory", |d| {
-        read_into(d, 1 << 40, 512)
+        request_at(d, 1 << 40, 512)
     }),
     attack(4, "data in a hole", |d| {
-        read_into(d, d.platform.hole(), 512)
+        request_at(d, d.platform.hole(), 512)
     }),
     attack(4, "data that wraps around", |d| {
-        read_into(d, u64::MAX - 100, 512)
+        request_at(d, u64::MAX - 100, 512)
     }),
     attack(4, "data whose last byte is beyond memory", |d| {
-        read_into(d, d.platform.end_of_ram() - 511, 512)
+        request_at(d, d.platform.end_of_ram() - 511, 512)
     }),
     attack(5, "data in the device's own registers", |d| {
-        read_into(d, d.registers.gpa, 512)
+        request_at(d, d.registers.gpa, 512)
     }),
     attack(5, "data in the local APIC", |d| {
-        read_into(d, 0xfee0_0000, 512)
+        request_at(d, 0xfee0_0000, 512)
     }),
     attack(5, "rings in the device's own registers", |d| {
         rings_at(d, d.registers.gpa)
@@ -93,29 +97,14 @@ pub const ATTACKS: &[Attack] = &[
     attack(7, "writable before readable", |d| {
         chain(d, &[(0, 16, NEXT | WRITE, 1), (0, 16, 0, 0)])
     }),
-    attack(7, "header of 15 bytes", |d| {
-        chain(
-            d,
-            &[
-                (HEADER, 15, NEXT, 1),
-                (0, 512, NEXT | WRITE, 2),
-                (STATUS_BYTE, 1, WRITE, 0),
-            ],
-        )
-    }),
-    attack(7, "no room for the status", |d| {
-        chain(d, &[(HEADER, 16, 0, 0)]);
-        Fine
-    }),
     attack(8, "data over the rings", |d| {
-        read_into(d, d.ring.gpa + DESC as u64, 512);
+        request_at(d, d.ring.gpa + DESC as u64, 512);
         Either
     }),
-    attack(8, "two queues on one ring", two_queues),
     attack(9, "avail.idx jumps", |d| jump(d, SIZE + 1)),
     attack(9, "avail.idx goes back", |d| jump(d, u16::MAX)),
     attack(10, "the same head twice", |d| {
-        d.describe_read(0);
+        d.describe_request();
         d.offer(0);
         submit(d, 0);
         // The first is done before the second is looked at.
@@ -125,7 +114,7 @@ pub const ATTACKS: &[Attack] = &[
     attack(12, "garbage in used_event", |d| {
         for garbage in [0u16, 0x7fff, 0x8000, 0xffff] {
             d.ring.store(AVAIL + 4 + usize::from(SIZE) * 2, garbage);
-            d.describe_read(0);
+            d.describe_request();
             submit(d, 0);
         }
         if d.wait_used(4) { Fine } else { Broken }
@@ -135,11 +124,11 @@ pub const ATTACKS: &[Attack] = &[
         d.set_queue();
         d.set(0x44, 1);
         d.set(STATUS, 15);
-        d.describe_read(0);
+        d.describe_request();
         for round in 0..8u16 {
             d.offer(0);
             for place in [0xffff, 0x8000, round, round + 2, round + 1] {
-                d.set(NOTIFY, u32::from(place) << 16);
+                d.set(NOTIFY, u32::from(place) << 16 | d.queue);
             }
             if !d.wait_used(round + 1) {
                 return Broken;
@@ -156,7 +145,7 @@ pub const ATTACKS: &[Attack] = &[
         for offset in [0x38, 0x80, 0x84, 0x90, 0x94, 0xa0, 0xa4] {
             d.set(offset, 0xffff_ffff);
         }
-        d.describe_read(0);
+        d.describe_request();
         submit(d, 0);
         if d.wait_used(1) { Fine } else { Broken }
     }),
@@ -191,7 +180,7 @@ pub const ATTACKS: &[Attack] = &[
     attack(19, "a hundred resets with requests under way", |d| {
         for _ in 0..100 {
             d.set_up();
-            d.describe_read(0);
+            d.describe_request();
             submit(d, 0);
         }
         Fine
@@ -200,18 +189,53 @@ pub const ATTACKS: &[Attack] = &[
         d.negotiate();
         d.set_queue();
         d.set(0x44, 1);
-        d.describe_read(0);
+        d.describe_request();
         submit(d, 0);
         d.set(STATUS, 15);
         if d.wait_used(1) { Fine } else { Broken }
     }),
     attack(21, "string instructions on the registers", strings),
-    attack(26, "a storm of kicks", |d| {
-        for _ in 0..500 {
-            d.kick();
+    attack(26, "a storm of kicks of all queues", |d| {
+        for _ in 0..170 {
+            for queue in 0..3 {
+                d.set(NOTIFY, queue);
+            }
         }
         Fine
     }),
+    attack(27, "interrupts that nobody acknowledges", |d| {
+        d.negotiate_for(1 << 32);
+        d.set_queue();
+        d.set(0x44, 1);
+        d.set(STATUS, 15);
+        for round in 1..=50 {
+            d.describe_request();
+            d.submit(0);
+            if !d.wait_used(round) {
+                return Broken;
+            }
+        }
+        Fine
+    }),
+];
+
+/// Those against a disk, which has two queues.
+pub const DISK_ATTACKS: &[Attack] = &[
+    attack(7, "header of 15 bytes", |d| {
+        chain(
+            d,
+            &[
+                (HEADER, 15, NEXT, 1),
+                (0, 512, NEXT | WRITE, 2),
+                (STATUS_BYTE, 1, WRITE, 0),
+            ],
+        )
+    }),
+    attack(7, "no room for the status", |d| {
+        chain(d, &[(HEADER, 16, 0, 0)]);
+        Fine
+    }),
+    attack(8, "two queues on one ring", two_queues),
     attack(39, "sectors that are not there", |d| {
         for sector in [1 << 20, u64::MAX, u64::MAX / 512, 1 << 63] {
             let used = d.used();
@@ -229,16 +253,16 @@ pub const ATTACKS: &[Attack] = &[
 /// Those against a device that has only what it is granted.
 pub const GRANT_ATTACKS: &[Attack] = &[
     attack(4, "data in memory that is not granted", |d| {
-        read_into(d, granted(d).plain, 512)
+        request_at(d, granted(d).plain, 512)
     }),
     attack(4, "data of a grant that was never made", |d| {
-        read_into(d, granted(d).never, 512)
+        request_at(d, granted(d).never, 512)
     }),
     attack(4, "data in a page that is granted for reading", |d| {
-        read_into(d, granted(d).readonly, 512)
+        request_at(d, granted(d).readonly, 512)
     }),
     attack(4, "data of a reference beyond all", |d| {
-        read_into(d, u64::MAX - 0xfff, 512)
+        request_at(d, u64::MAX - 0xfff, 512)
     }),
     attack(4, "header of a grant that was never made", |d| {
         d.describe_read(0);
@@ -308,10 +332,9 @@ fn indirect(d: &mut Device<'_>, len: u32, flags: u16) -> Outcome {
     raw_chain(d, &[(table, len, INDIRECT | flags, 0)])
 }
 
-/// A read whose data goes there.
-fn read_into(d: &mut Device<'_>, addr: u64, len: u32) -> Outcome {
-    d.describe_read(0);
-    d.describe(1, addr, len, NEXT | WRITE, 2);
+/// A request whose data is there.
+fn request_at(d: &mut Device<'_>, addr: u64, len: u32) -> Outcome {
+    d.describe_request_at(addr, Some(len));
     submit(d, 0)
 }
 
@@ -335,7 +358,7 @@ fn two_queues(d: &mut Device<'_>) -> Outcome {
     }
     d.set(STATUS, 15);
     for _ in 0..20 {
-        d.describe_read(0);
+        d.describe_request();
         d.offer(0);
         d.set(NOTIFY, 0);
         d.set(NOTIFY, 1);
@@ -383,8 +406,8 @@ fn change_underfoot(d: &mut Device<'_>) -> Outcome {
     };
     let platform = d.platform;
     platform.beside(&scribble, &mut || {
-        for round in 0..200 {
-            d.describe_read(0);
+        for round in 0..100 {
+            d.describe_request();
             d.submit(0);
             if round % 20 == 19 {
                 d.set_up();
@@ -439,7 +462,7 @@ fn strings(d: &mut Device<'_>) -> Outcome {
         Some(_) => 0,
         None => 0x7472_6976,
     };
-    d.describe_read(0);
+    d.describe_request();
     d.submit(0);
     if magic == expected && d.wait_used(1) {
         Fine

@@ -1,4 +1,4 @@
-//! The device under attack: its registers, one queue, and what an honest driver would do.
+//! The device under attack: its registers, one of its queues, and what an honest driver would do.
 
 use alloc::format;
 use alloc::string::String;
@@ -34,8 +34,64 @@ pub const NOTIFICATION_DATA: u64 = 1 << 38;
 const ACCESS_PLATFORM: u64 = 1 << 33;
 const MAGIC: u32 = 0x7472_6976;
 
+/// What it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A disk.
+    Disk,
+    /// A network device.
+    Net,
+    /// An entropy device.
+    Entropy,
+}
+
+impl Kind {
+    fn from_id(id: u32) -> Option<Self> {
+        match id {
+            1 => Some(Self::Net),
+            2 => Some(Self::Disk),
+            4 => Some(Self::Entropy),
+            _ => None,
+        }
+    }
+
+    /// The queue that requests go to: a network device's is the one for sending.
+    #[must_use]
+    pub fn queue(self) -> u32 {
+        match self {
+            Self::Disk | Self::Entropy => 0,
+            Self::Net => TRANSMIT,
+        }
+    }
+
+    /// Features of that kind: CSUM, HOST_TSO4 and CTRL_VQ of a network device.
+    fn features(self) -> u64 {
+        match self {
+            Self::Disk | Self::Entropy => 0,
+            Self::Net => 1 | 1 << 11 | 1 << 17,
+        }
+    }
+}
+
+/// A network device's queue.
+pub const RECEIVE: u32 = 0;
+/// A network device's queue.
+pub const TRANSMIT: u32 = 1;
+/// A network device's queue, if it has one pair of the others.
+pub const CONTROL: u32 = 2;
+/// Bytes of the header before each frame.
+pub const NET_HEADER: u32 = 12;
+/// Bytes of an Ethernet header.
+pub const ETHERNET: u32 = 14;
+/// Bytes of an ordinary frame.
+pub const FRAME: u32 = 60;
+
 /// The device.
 pub struct Device<'a> {
+    /// What it is.
+    pub kind: Kind,
+    /// The queue that is used.
+    pub queue: u32,
     /// Where this runs.
     pub platform: &'a dyn Platform,
     /// Its registers.
@@ -57,17 +113,20 @@ impl<'a> Device<'a> {
     /// Takes the device with these registers.
     ///
     /// # Errors
-    /// There is no memory, or no disk.
+    /// There is no memory, or no device.
     pub fn open(registers: Page, platform: &'a dyn Platform) -> Result<Self, &'static str> {
+        let kind = Kind::from_id(registers.load(8)).ok_or("it is no device of a known kind")?;
         let device = Self {
+            kind,
+            queue: kind.queue(),
             platform,
             registers,
             ring: platform.page()?,
             data: platform.page()?,
             table: platform.page()?,
         };
-        if [device.get(0), device.get(4), device.get(8)] != [MAGIC, 2, 2] {
-            return Err("no virtio-mmio disk is there");
+        if [device.get(0), device.get(4)] != [MAGIC, 2] {
+            return Err("no virtio-mmio device is there");
         }
         Ok(device)
     }
@@ -90,7 +149,7 @@ impl<'a> Device<'a> {
 
     /// Resets the device and settles the features.
     pub fn negotiate(&self) {
-        self.negotiate_for(FEATURES);
+        self.negotiate_for(FEATURES | self.kind.features());
     }
 
     /// Resets the device and chooses these features.
@@ -114,7 +173,7 @@ impl<'a> Device<'a> {
         for page in [&self.ring, &self.data, &self.table] {
             page.fill(0);
         }
-        self.place_queue(0);
+        self.place_queue(self.queue);
     }
 
     /// Tells the device that a queue is where this driver has its only one.
@@ -156,7 +215,7 @@ impl<'a> Device<'a> {
 
     /// Kicks the queue.
     pub fn kick(&self) {
-        self.set(NOTIFY, 0);
+        self.set(NOTIFY, self.queue);
     }
 
     /// Makes a head available and kicks.
@@ -173,6 +232,48 @@ impl<'a> Device<'a> {
         self.describe(0, self.data.gpa + HEADER as u64, 16, NEXT, 1);
         self.describe(1, self.data.gpa, 512, NEXT | WRITE, 2);
         self.describe(2, self.data.gpa + STATUS_BYTE as u64, 1, WRITE, 0);
+    }
+
+    /// Describes an ordinary request, from descriptor 0 on.
+    pub fn describe_request(&self) {
+        self.describe_request_at(self.data.gpa, None);
+    }
+
+    /// Describes a request whose data is there, and, if that is given, so long.
+    pub fn describe_request_at(&self, addr: u64, len: Option<u32>) {
+        match self.kind {
+            Kind::Disk => {
+                self.describe_read(0);
+                self.describe(1, addr, len.unwrap_or(512), NEXT | WRITE, 2);
+            }
+            Kind::Net => {
+                self.write_frame();
+                let header = self.data.gpa + HEADER as u64;
+                let rest = len.unwrap_or(FRAME - ETHERNET);
+                self.describe(0, header, NET_HEADER, NEXT, 1);
+                // Where it goes, or else nobody would look at what is in it.
+                self.describe(1, self.data.gpa, ETHERNET, NEXT, 2);
+                self.describe(2, addr, rest, 0, 0);
+            }
+            Kind::Entropy => {
+                self.data.store(0, 0u64);
+                self.describe(0, addr, len.unwrap_or(64), WRITE, 0);
+            }
+        }
+    }
+
+    /// An ordinary header, and an ordinary frame at the start of the page of data: to everybody, from this device, of a
+    /// type that nobody listens to (IEEE 802, local experimental EtherType 2).
+    pub fn write_frame(&self) {
+        self.data.store(HEADER, 0u64);
+        self.data.store(HEADER + 8, 0u32);
+        self.data.store(0, u32::MAX);
+        self.data.store(4, u16::MAX);
+        for byte in 0..6 {
+            self.data
+                .store(6 + byte, self.registers.load::<u8>(0x100 + byte));
+        }
+        self.data.store(12, 0x88b6_u16.to_be());
     }
 
     /// used.idx.
@@ -202,7 +303,7 @@ impl<'a> Device<'a> {
         self.platform.sleep(20);
     }
 
-    /// What an honest driver would do: reset, set up, read a sector.
+    /// What an honest driver would do: reset, set up, one request.
     ///
     /// # Errors
     /// What the device has not done.
@@ -211,14 +312,21 @@ impl<'a> Device<'a> {
         if self.get(STATUS) != 15 {
             return Err(format!("status {:#x} after the set-up", self.get(STATUS)));
         }
-        self.describe_read(0);
+        self.describe_request();
         self.submit(0);
         if !self.wait_used(1) {
             return Err("an ordinary request was not served".into());
         }
-        match self.data.load::<u8>(STATUS_BYTE) {
+        let written = self.ring.load::<u32>(USED + 8);
+        let answer = match self.kind {
+            Kind::Disk => self.data.load::<u8>(STATUS_BYTE).into(),
+            Kind::Net => u64::from(written),
+            // None at all, or zeroes, are no random numbers.
+            Kind::Entropy => u64::from(written != 64 || self.data.load::<u64>(0) == 0),
+        };
+        match answer {
             0 => Ok(()),
-            status => Err(format!("an ordinary request ended with status {status}")),
+            answer => Err(format!("an ordinary request ended with {answer}")),
         }
     }
 }

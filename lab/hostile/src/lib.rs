@@ -11,13 +11,15 @@ extern crate alloc;
 pub mod attacks;
 pub mod device;
 pub mod memory;
+pub mod nets;
 pub mod platform;
 
 use core::fmt;
 
-use attacks::{ATTACKS, GRANT_ATTACKS, Outcome};
-use device::Device;
+use attacks::{ATTACKS, DISK_ATTACKS, GRANT_ATTACKS, Outcome};
+use device::{Device, Kind};
 pub use memory::Page;
+use nets::{ENTROPY_ATTACKS, NET_ATTACKS};
 pub use platform::{Granted, Platform};
 
 /// How it went.
@@ -47,15 +49,18 @@ impl fmt::Display for Summary {
 
 /// Carries out all attacks, and gives `report` a line for each.
 pub fn run(device: &mut Device, mut report: impl FnMut(fmt::Arguments<'_>)) -> Summary {
+    let own = match device.kind {
+        Kind::Disk => DISK_ATTACKS,
+        Kind::Net => NET_ATTACKS,
+        Kind::Entropy => ENTROPY_ATTACKS,
+    };
     let more = match device.platform.granted() {
         Some(_) => GRANT_ATTACKS,
         None => &[],
     };
-    let mut summary = Summary {
-        attacks: ATTACKS.len().saturating_add(more.len()),
-        ..Summary::default()
-    };
-    for attack in ATTACKS.iter().chain(more) {
+    let mut summary = Summary::default();
+    for attack in ATTACKS.iter().chain(own).chain(more) {
+        summary.attacks = summary.attacks.saturating_add(1);
         device.set_up();
         let expected = (attack.run)(device);
         device.settle();
@@ -66,6 +71,7 @@ pub fn run(device: &mut Device, mut report: impl FnMut(fmt::Arguments<'_>)) -> S
             _ => "",
         };
         summary.broken += u32::from(is_broken);
+        device.queue = device.kind.queue();
         let (row, name) = (attack.row, attack.name);
         match (verdict, device.check_service()) {
             ("", Ok(())) => report(format_args!("row {row:2} {name}: {expected:?}, and heals")),

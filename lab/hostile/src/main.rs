@@ -1,4 +1,4 @@
-//! The hostile driver as a program. It runs as root in a guest and takes a block device from the kernel's driver:
+//! The hostile driver as a program. It runs as root in a guest and takes a device from the kernel's driver:
 //! `hostile DEVICE ADDRESS`, where DEVICE is the platform device (such as LNRO0005:01) and ADDRESS the guest-physical
 //! address of its registers.
 //!
@@ -6,6 +6,7 @@
 
 mod linux;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -30,7 +31,10 @@ fn main() -> ExitCode {
 
 fn run(name: &str, address: &str) -> Result<bool, Box<dyn std::error::Error>> {
     let address = u64::from_str_radix(address.trim_start_matches("0x"), 16)?;
-    std::fs::write("/sys/bus/platform/drivers/virtio-mmio/unbind", name)?;
+    let driver = Path::new("/sys/bus/platform/drivers/virtio-mmio");
+    if driver.join(name).exists() {
+        std::fs::write(driver.join("unbind"), name)?;
+    }
     let platform = Linux(Instant::now());
     let mut device = Device::open(linux::registers(address)?, &platform)?;
     device.check_service()?;

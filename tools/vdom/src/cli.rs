@@ -14,6 +14,7 @@ Messages go to standard error as \"vdom: DOMAIN: STEP: WHAT (REMEDY)\".
 Environment:
   VDOM_XL          the xl to use (default: xl in $PATH)
   VDOM_RUN_DIR     where the files of running guests are kept (default: /run/vdom)
+  VDOM_LOG_DIR     where those say what they do that restart guests (default: /var/log/xen)
   XENSTORED_PATH   xenstored's socket or device (default: the usual places)
 
 vdom has to run as root in dom0.";
@@ -50,7 +51,8 @@ A DEVICE is a list of key=value, separated by commas:
   block-size=512|4096
 
 vdom starts the driver domain, creates the guest paused, gives the driver domain power over the
-guest, describes the devices, waits until they are ready, and lets the guest run.";
+guest, describes the devices, waits until they are ready, and lets the guest run. If on_reboot is
+restart (xl's default), a process stays behind that creates both again when the guest reboots.";
 
 const ATTACH_MORE: &str = "\
 For toolstacks other than xl. Create the driver domain (PVH, altp2m and nested virtualization off,

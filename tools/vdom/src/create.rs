@@ -28,6 +28,8 @@ pub(crate) struct Options {
     pub(crate) timeout: Duration,
     /// Whether the guest stays paused.
     pub(crate) paused: bool,
+    /// Whether it has been created before: then from what its configuration was at that time.
+    pub(crate) again: bool,
 }
 
 /// Reads and checks the configurations.
@@ -35,16 +37,19 @@ pub(crate) fn plan(path: &Path, overrides: &[String]) -> Result<Plan, Failure> {
     const STEP: &str = "check configuration";
     let config = guest::load(path, overrides).at(&path.display().to_string(), STEP)?;
     let name = guest::name_or_path(&config, path);
-    let guest = Guest::from_config(&config, path, overrides).at(&name, STEP)?;
+    let mut guest = Guest::from_config(&config, path, overrides).at(&name, STEP)?;
+    guest.text = guest::read(path).at(&name, STEP)?;
     let driver = Driver::for_guest(&guest).at(&name, "check driver domain")?;
     Ok(Plan { guest, driver })
 }
 
-/// Creates both domains and lets the guest run.
-pub(crate) fn run(host: &mut Host, plan: &Plan, options: Options) -> Result<(), Failure> {
+/// Creates both domains and lets the guest run. Returns the guest.
+pub(crate) fn run(host: &mut Host, plan: &Plan, options: Options) -> Result<Domain, Failure> {
     let Plan { guest, driver } = plan;
-    for note in &guest.notes {
-        host.report.note(&guest.name, note);
+    if !options.again {
+        for note in &guest.notes {
+            host.report.note(&guest.name, note);
+        }
     }
     check_free(host, &guest.name)?;
     check_free(host, &driver.name)?;
@@ -53,7 +58,13 @@ pub(crate) fn run(host: &mut Host, plan: &Plan, options: Options) -> Result<(), 
     let driver_domain = start_driver(&mut rollback, driver, &driver_config)?;
     dir.write_driver(&driver_domain)
         .at(&driver.name, "record driver domain")?;
-    let guest_domain = create_guest(&mut rollback, guest, table.as_deref())?;
+    let config = if options.again {
+        dir.write_guest_config(&guest.text)
+            .at(&guest.name, "write files")?
+    } else {
+        guest.config.clone()
+    };
+    let guest_domain = create_guest(&mut rollback, guest, &config, table.as_deref())?;
     attach::attach(
         &mut rollback,
         &driver_domain,
@@ -78,7 +89,7 @@ pub(crate) fn run(host: &mut Host, plan: &Plan, options: Options) -> Result<(), 
         "{} (id {}) {done} with {count} device(s) served by {} (id {})",
         guest.name, guest_domain.id, driver_domain.name, driver_domain.id
     ));
-    Ok(())
+    Ok(guest_domain)
 }
 
 fn check_free(host: &mut Host, name: &str) -> Result<(), Failure> {
@@ -148,6 +159,7 @@ fn start_driver(
 fn create_guest(
     rollback: &mut Rollback<'_>,
     guest: &Guest,
+    config: &Path,
     table: Option<&Path>,
 ) -> Result<Domain, Failure> {
     let mut overrides = guest.overrides.clone();
@@ -155,13 +167,7 @@ fn create_guest(
         let table = table.display().to_string();
         overrides.push(format!("acpi_firmware={}", crate::driver::quote(&table)));
     }
-    create(
-        rollback,
-        &guest.name,
-        &guest.config,
-        &overrides,
-        "create guest",
-    )
+    create(rollback, &guest.name, config, &overrides, "create guest")
 }
 
 /// Creates a domain, paused, and finds out its id.

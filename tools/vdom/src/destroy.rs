@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::failure::{At, Failure, Trouble};
 use crate::host::{Domain, Host};
 use crate::rundir::RunDir;
+use crate::supervise;
 
 const STEP_FIND: &str = "find domains";
 const POLL: Duration = Duration::from_millis(50);
@@ -17,6 +18,11 @@ struct Found {
 
 /// Ends everything that belongs to a guest, whatever of it is left.
 pub(crate) fn run(host: &mut Host, name: &str, grace: Duration) -> Result<(), Failure> {
+    if end_supervisor(host, name)? && is_gone(host, name)? {
+        host.report
+            .say(&format!("{name}: its restart has been given up"));
+        return Ok(());
+    }
     let found = find(host, name)?;
     let guest_name = found
         .guest
@@ -31,9 +37,7 @@ pub(crate) fn run(host: &mut Host, name: &str, grace: Duration) -> Result<(), Fa
         host.report
             .say(&format!("{} (id {}) destroyed", guest.name, guest.id));
     }
-    for driver in &found.drivers {
-        end_driver(host, driver, grace)?;
-    }
+    end_drivers(host, &found.drivers, grace)?;
     if found.guest.is_none() && found.drivers.is_empty() {
         host.report.say(&format!(
             "{guest_name}: removed what an ended guest has left in {}",
@@ -127,6 +131,37 @@ fn recorded(host: &mut Host, guest: &str) -> Result<Option<Domain>, Failure> {
     };
     let domains = host.domains().at(guest, STEP_FIND)?;
     Ok(domains.into_iter().find(|domain| *domain == driver))
+}
+
+/// Ends the vdom that would create the guest again. Returns whether there was one.
+fn end_supervisor(host: &mut Host, name: &str) -> Result<bool, Failure> {
+    const STEP: &str = "end supervisor";
+    let guest = host.find(name).at(name, STEP)?;
+    let name = guest.map_or_else(|| name.to_owned(), |guest| guest.name);
+    let ended = supervise::end(&host.run_dir, &name, &mut *host.clock).at(&name, STEP)?;
+    if ended {
+        host.report.step(&name, "ended the vdom that supervises it");
+    }
+    Ok(ended)
+}
+
+/// Whether nothing is left of a guest.
+fn is_gone(host: &mut Host, name: &str) -> Result<bool, Failure> {
+    let domain = host.find(name).at(name, STEP_FIND)?;
+    Ok(domain.is_none()
+        && !RunDir::of(&host.run_dir, name).path().is_dir()
+        && orphans(host, name)?.is_empty())
+}
+
+/// Lets driver domains end whose guest has gone.
+pub(crate) fn end_drivers(
+    host: &mut Host,
+    drivers: &[Domain],
+    grace: Duration,
+) -> Result<(), Failure> {
+    drivers
+        .iter()
+        .try_for_each(|driver| end_driver(host, driver, grace))
 }
 
 /// Gives a driver domain the time to release its guest and power off, then destroys it.

@@ -9,6 +9,7 @@
 use std::io;
 
 use crate::failure::Trouble;
+use crate::guest::Ending;
 use crate::privcmd::{Hypercall, Privcmd};
 
 const GETDOMAININFO: u32 = 5;
@@ -18,6 +19,8 @@ const DOMINF_DYING: u32 = 1 << 0;
 const DOMINF_HVM_GUEST: u32 = 1 << 1;
 const DOMINF_SHUTDOWN: u32 = 1 << 2;
 const DOMINF_PAUSED: u32 = 1 << 3;
+/// Where the reason of a shutdown is: `SHUTDOWN_poweroff` and so on, of Xen's `public/sched.h`.
+const DOMINF_SHUTDOWN_SHIFT: u32 = 16;
 
 /// Versions worth trying first: Xen 4.19 to 4.21, 4.22, 4.18, 4.17.
 const LIKELY: [u32; 4] = [0x17, 0x18, 0x16, 0x15];
@@ -86,9 +89,22 @@ pub(crate) struct DomainInfo {
     pub(crate) shutdown: bool,
     /// Paused by the toolstack.
     pub(crate) paused: bool,
+    /// Why its operating system has ended, if it has.
+    pub(crate) reason: u8,
 }
 
 impl DomainInfo {
+    /// How it has ended, if it has, and not for a while only (as for suspend).
+    pub(crate) fn ending(self) -> Option<Ending> {
+        match (self.shutdown, self.reason) {
+            (true, 0) => Some(Ending::PowerOff),
+            (true, 1) => Some(Ending::Reboot),
+            (true, 3) => Some(Ending::Crash),
+            (true, 4) => Some(Ending::Watchdog),
+            _ => None,
+        }
+    }
+
     /// Whether it can still do anything.
     pub(crate) fn alive(self) -> bool {
         !self.dying && !self.shutdown
@@ -148,6 +164,7 @@ impl<X: Issue> Domctls<X> {
             hvm: flags & DOMINF_HVM_GUEST != 0,
             shutdown: flags & DOMINF_SHUTDOWN != 0,
             paused: flags & DOMINF_PAUSED != 0,
+            reason: (flags >> DOMINF_SHUTDOWN_SHIFT) as u8,
         }))
     }
 

@@ -34,6 +34,8 @@ pub(crate) struct FakeDomain {
     pub(crate) name: String,
     pub(crate) paused: bool,
     pub(crate) dead: bool,
+    /// Why it is dead.
+    pub(crate) reason: u8,
     pub(crate) target: Option<u16>,
     /// Its settings, as xl has seen them.
     pub(crate) config: Vec<(String, String)>,
@@ -61,6 +63,10 @@ pub(crate) struct World {
     pub(crate) fail_kind: Option<&'static str>,
     /// After that many calls the operator presses Ctrl-C.
     pub(crate) interrupt_at: Option<usize>,
+    /// How the guest `web` ends when vdom waits for that, time after time; it is destroyed when there is nothing left.
+    pub(crate) endings: Vec<u8>,
+    /// Then it lives on instead, and the operator wants vdom to end.
+    pub(crate) lives_on: bool,
     /// A driver domain powers off by itself after its guest has gone.
     pub(crate) drivers_end: bool,
     pub(crate) now: Duration,
@@ -99,6 +105,7 @@ impl Fake {
             name: name.into(),
             paused: false,
             dead: false,
+            reason: 0,
             target: None,
             config,
         };
@@ -164,6 +171,20 @@ impl World {
         self.state.domains.remove(&id);
         self.remove(&format!("/local/domain/{id}"));
         self.remove(&format!("/libxl/{id}"));
+    }
+
+    fn next_ending(&mut self) {
+        let web = self
+            .state
+            .domains
+            .iter_mut()
+            .find(|(_, domain)| domain.name == "web");
+        let Some((&id, domain)) = web else { return };
+        match self.endings.pop() {
+            Some(reason) => (domain.dead, domain.reason) = (true, reason),
+            None if self.lives_on => self.interrupt_at = Some(0),
+            None => self.remove_domain(id),
+        }
     }
 
     /// What the domains do while vdom sleeps.
@@ -238,6 +259,7 @@ impl Xl for Fake {
             name: name.clone(),
             paused: true,
             dead: false,
+            reason: 0,
             target: None,
             config: settings.collect(),
         };
@@ -327,6 +349,15 @@ impl Store for Fake {
         }
         Ok(())
     }
+
+    fn wait_for_an_end(&mut self, time: Duration) -> Result<(), Trouble> {
+        let mut world = self.0.borrow_mut();
+        world.call("wait", "")?;
+        world.now += time;
+        world.live();
+        world.next_ending();
+        Ok(())
+    }
 }
 
 impl Hypervisor for Fake {
@@ -341,6 +372,7 @@ impl Hypervisor for Fake {
                 .any(|(key, value)| key == "type" && value != "pv"),
             shutdown: domain.dead,
             paused: domain.paused,
+            reason: domain.reason,
         }))
     }
 

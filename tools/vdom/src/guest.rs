@@ -23,14 +23,27 @@ const KEYS: [&str; 8] = [
 ];
 const DEFAULT_IMAGE: &str = "/usr/lib/virtio-domain/virtio-domain";
 /// What a domain does when its operating system ends, and what xl does if the configuration says nothing.
-const EVENTS: [(&str, &str); 4] = [
-    ("on_poweroff", "destroy"),
-    ("on_reboot", "restart"),
-    ("on_crash", "destroy"),
-    ("on_watchdog", "destroy"),
+const EVENTS: [(&str, &str, Ending); 4] = [
+    ("on_poweroff", "destroy", Ending::PowerOff),
+    ("on_reboot", "restart", Ending::Reboot),
+    ("on_crash", "destroy", Ending::Crash),
+    ("on_watchdog", "destroy", Ending::Watchdog),
 ];
 /// Longer names do not fit everywhere in xl and its log files.
 const NAME_MAX: usize = 64;
+
+/// How a guest's operating system ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It has powered off.
+    PowerOff,
+    /// It wants to start again.
+    Reboot,
+    /// It has crashed.
+    Crash,
+    /// Xen's watchdog has ended it.
+    Watchdog,
+}
 
 /// Where the driver domain's configuration comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +73,10 @@ pub(crate) struct Guest {
     pub(crate) name: String,
     pub(crate) kind: TargetType,
     pub(crate) config: PathBuf,
+    /// What is in that file, if somebody has put it here: it may be another one when the guest is created again.
+    pub(crate) text: Vec<u8>,
+    /// After which endings vdom creates it again.
+    pub(crate) restarts: Vec<Ending>,
     /// The operator's settings for xl, then those that vdom adds; the table's path is not among them.
     pub(crate) overrides: Vec<String>,
     /// What `overrides` changes against the operator's will, in words.
@@ -79,14 +96,19 @@ impl From<SyntaxError> for Trouble {
     }
 }
 
-/// Reads a configuration file with overrides, as xl would.
-pub(crate) fn load(path: &Path, overrides: &[String]) -> Result<Config, Trouble> {
-    let bytes = std::fs::read(path).map_err(|error| {
+/// Reads a configuration file.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Trouble> {
+    std::fs::read(path).map_err(|error| {
         Trouble::new(
             format!("{}: {error}", path.display()),
             "give the path of an xl configuration",
         )
-    })?;
+    })
+}
+
+/// Reads a configuration file with overrides, as xl would.
+pub(crate) fn load(path: &Path, overrides: &[String]) -> Result<Config, Trouble> {
+    let bytes = read(path)?;
     let mut config = Config::default();
     config.add(
         &path.display().to_string(),
@@ -119,6 +141,8 @@ impl Guest {
         }
         let mut guest = Self {
             config: path.to_owned(),
+            text: Vec::new(),
+            restarts: Vec::new(),
             overrides: overrides.to_vec(),
             notes: Vec::new(),
             memory_mib: memory_mib(config)?,
@@ -134,7 +158,7 @@ impl Guest {
             );
         }
         guest.check_vga(config)?;
-        guest.forbid_restarts(config)?;
+        guest.take_over_restarts(config)?;
         Ok(guest)
     }
 
@@ -153,26 +177,28 @@ impl Guest {
         }
     }
 
-    /// A domain that xl restarts gets a new id, and the driver domain has power over the old one only.
-    fn forbid_restarts(&mut self, config: &Config) -> Result<(), Trouble> {
-        for (key, default) in EVENTS {
+    /// A domain that xl restarts gets a new id, and the driver domain has power over the old one only. So xl leaves such
+    /// a domain as it is when it has ended, and vdom creates both anew.
+    fn take_over_restarts(&mut self, config: &Config) -> Result<(), Trouble> {
+        for (key, default, ending) in EVENTS {
             let action = match config.get(key) {
                 Some(setting) => setting.text()?,
                 None => default,
             };
-            if action.contains("restart") {
+            if action == "restart" {
+                self.restarts.push(ending);
+                self.overrides.push(format!("{key}=\"preserve\""));
+            } else if action.contains("restart") {
                 let instead = if action.starts_with("coredump") {
                     "coredump-destroy"
                 } else {
                     "destroy"
                 };
                 self.overrides.push(format!("{key}=\"{instead}\""));
-                if config.get(key).is_some() {
-                    self.notes.push(format!(
-                        "{key}=\"{instead}\" is used instead of \"{action}\": a restarted guest would be a new domain, \
-                         which its driver domain cannot serve"
-                    ));
-                }
+                self.notes.push(format!(
+                    "{key}=\"{instead}\" is used instead of \"{action}\", which vdom cannot do: a restarted guest is a new \
+                     domain, and its driver domain cannot serve it"
+                ));
             }
         }
         Ok(())

@@ -42,6 +42,8 @@ pub(crate) trait Store {
     fn list(&mut self, path: &str) -> Result<Vec<String>, Trouble>;
     /// Makes all changes, or none.
     fn change(&mut self, changes: &[Change]) -> Result<(), Trouble>;
+    /// Waits until a domain has ended, or that long; may return early.
+    fn wait_for_an_end(&mut self, time: Duration) -> Result<(), Trouble>;
 }
 
 /// Xen.

@@ -24,6 +24,7 @@ mod report;
 mod rollback;
 mod rundir;
 mod ssdt;
+mod supervise;
 mod term;
 #[cfg(test)]
 mod testing;
@@ -69,8 +70,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let options = create::Options {
                 timeout: timeout.duration(),
                 paused,
+                again: false,
             };
-            create::run(&mut with_xen(verbose)?, &plan, options)
+            create(&plan, options, verbose)
         }
         Command::Check { config } => {
             create::plan(&config.path, &config.overrides).map(|plan| check(&plan))
@@ -139,6 +141,36 @@ fn with_xen(verbose: bool) -> Result<Host, Failure> {
     );
     host.hypervisor = Box::new(domctls);
     Ok(host)
+}
+
+/// Creates a guest; if it is to be created again when it reboots, a process stays behind that does so.
+fn create(plan: &create::Plan, options: create::Options, verbose: bool) -> Result<(), Failure> {
+    let mut host = with_xen(verbose)?;
+    if plan.guest.restarts.is_empty() {
+        return create::run(&mut host, plan, options).map(|_| ());
+    }
+    let name = &plan.guest.name;
+    let claim =
+        supervise::Claim::take(&host.run_dir, name, &mut *host.clock).at(name, "supervise")?;
+    let log = supervise::open_log(&host.report, name)
+        .map_err(|error| Trouble::new(format!("/dev/null: {error}"), "mend this host"));
+    let log = log.at(name, "supervise")?;
+    let guest = create::run(&mut host, plan, options)?;
+    let pid = os::detach(&log).map_err(|error| {
+        Trouble::new(
+            format!("it runs, but no process can be left behind: {error}"),
+            "it will not come back when it reboots: vdom destroy it, then create it again",
+        )
+    });
+    if let Some(pid) = pid.at(name, "supervise")? {
+        claim.leave_to(pid).at(name, "supervise")?;
+        host.report.say(&format!(
+            "vdom (process {pid}) creates both again when the guest reboots"
+        ));
+        return Ok(());
+    }
+    drop(host);
+    supervise::run(&mut with_xen(verbose)?, plan, options, guest)
 }
 
 /// A host for commands that issue no hypercall.

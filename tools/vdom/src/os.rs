@@ -28,6 +28,36 @@ pub(crate) fn is_interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
+/// Goes on in a process of its own, which has no terminal and prints to `log`. Gives the new process' id to the old one,
+/// and nothing to the new one.
+pub(crate) fn detach(log: &File) -> io::Result<Option<u32>> {
+    let nothing = File::open("/dev/null")?;
+    // SAFETY: vdom has no second thread, so that the new process may do whatever the old one might.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            // SAFETY: plain calls with open descriptors. A process that has just begun leads no group, so that the first
+            // cannot fail; what cannot be redirected stays as it is.
+            unsafe {
+                libc::setsid();
+                libc::dup2(nothing.as_raw_fd(), 0);
+                libc::dup2(log.as_raw_fd(), 1);
+                libc::dup2(log.as_raw_fd(), 2);
+            }
+            Ok(None)
+        }
+        pid => Ok(Some(pid.cast_unsigned())),
+    }
+}
+
+/// Tells a process to end.
+pub(crate) fn terminate(pid: u32) {
+    if let Ok(pid) = libc::pid_t::try_from(pid) {
+        // SAFETY: a plain call. That the process has ended already is no harm.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+    }
+}
+
 /// Waits until there is something to read or the time is over; may return early.
 pub(crate) fn poll_readable(file: &File, time: Duration) {
     let mut entry = libc::pollfd {

@@ -14,6 +14,7 @@ use crate::host::Domain;
 use crate::os::{Lock, lock};
 
 const TABLE: &str = "ssdt.aml";
+const GUEST_CONFIG: &str = "guest.cfg";
 const DRIVER_CONFIG: &str = "driver.cfg";
 const DRIVER: &str = "driver";
 
@@ -75,6 +76,11 @@ impl RunDir {
     /// Writes the ACPI table and gives its path.
     pub(crate) fn write_table(&self, table: &[u8]) -> Result<PathBuf, Trouble> {
         self.write(TABLE, table)
+    }
+
+    /// Writes a copy of the guest's configuration and gives its path.
+    pub(crate) fn write_guest_config(&self, text: &[u8]) -> Result<PathBuf, Trouble> {
+        self.write(GUEST_CONFIG, text)
     }
 
     /// Writes the driver domain's configuration and gives its path.

@@ -34,7 +34,12 @@ const RETRY: Duration = Duration::from_millis(100);
 /// The daemon.
 pub(crate) struct Daemon {
     store: Xenstore<Channel>,
+    /// Whether it tells when a domain ends.
+    watching: bool,
 }
+
+/// Fires when a domain has shut down, and when one is gone.
+const ENDS: &str = "@releaseDomain";
 
 impl Daemon {
     /// Connects, to where `XENSTORED_PATH` says or to the first place that answers.
@@ -49,6 +54,7 @@ impl Daemon {
                 Ok(channel) => {
                     return Ok(Self {
                         store: Xenstore::new(channel),
+                        watching: false,
                     });
                 }
                 Err(error) => errors.push(format!("{}: {error}", place.display())),
@@ -121,6 +127,23 @@ impl Store for Daemon {
             Ok(())
         });
         result.map_err(|error| trouble(&error))
+    }
+
+    fn wait_for_an_end(&mut self, time: Duration) -> Result<(), Trouble> {
+        if !self.watching {
+            self.store
+                .watch(ENDS, "end")
+                .map_err(|error| trouble(&error))?;
+            self.watching = true;
+        }
+        let mut events = 0;
+        while let Some(_event) = self.store.next_watch().map_err(|error| trouble(&error))? {
+            events += 1;
+        }
+        if events == 0 {
+            crate::os::poll_readable(&self.store.transport().file, time);
+        }
+        Ok(())
     }
 }
 

@@ -25,6 +25,7 @@ vdom_devices = [ "type=blk,backend=module,serial=VDOM0", "slot=5,type=blk,backen
 const OPTIONS: Options = Options {
     timeout: Duration::from_secs(30),
     paused: false,
+    again: false,
 };
 
 impl Bench {
@@ -50,7 +51,7 @@ impl Bench {
 
     fn create_with(&self, options: Options) -> Result<(), Failure> {
         let plan = plan(&self.config, &[])?;
-        run(&mut self.fake.host(&self.run_dir()), &plan, options)
+        run(&mut self.fake.host(&self.run_dir()), &plan, options).map(|_| ())
     }
 
     /// Whether nothing is left in the run directory.

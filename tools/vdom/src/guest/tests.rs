@@ -28,7 +28,7 @@ fn a_good_guest_has_what_it_asks_for() {
     assert!(guest.notes.is_empty());
     assert_eq!(
         guest.overrides,
-        ["memory=256", "maxmem=256", "on_reboot=\"destroy\""]
+        ["memory=256", "maxmem=256", "on_reboot=\"preserve\""]
     );
     let DriverSource::Generated {
         name,
@@ -175,7 +175,7 @@ fn typing_errors_in_keys_are_found() {
 }
 
 #[test]
-fn restarts_are_turned_off_with_a_note() {
+fn restarts_are_vdoms_and_not_xls() {
     let guest = check(
         &format!("{GOOD}on_reboot='restart'\non_crash='coredump-restart'\non_watchdog='preserve'"),
         &[],
@@ -183,10 +183,13 @@ fn restarts_are_turned_off_with_a_note() {
     .unwrap();
     assert_eq!(
         guest.overrides,
-        ["on_reboot=\"destroy\"", "on_crash=\"coredump-destroy\""]
+        ["on_reboot=\"preserve\"", "on_crash=\"coredump-destroy\""]
     );
-    assert_eq!(guest.notes.len(), 2);
-    assert!(guest.notes[0].contains("new domain"), "{}", guest.notes[0]);
+    assert_eq!(guest.restarts, [Ending::Reboot]);
+    assert_eq!(guest.notes.len(), 1);
+    assert!(guest.notes[0].contains("on_crash"), "{}", guest.notes[0]);
     let guest = check(&format!("{GOOD}on_reboot='preserve'"), &[]).unwrap();
-    assert!(guest.overrides.is_empty());
+    assert!(guest.overrides.is_empty() && guest.restarts.is_empty());
+    let guest = check(GOOD, &[]).unwrap();
+    assert_eq!(guest.restarts, [Ending::Reboot], "as xl has it");
 }

@@ -1,0 +1,221 @@
+//! A supervisor against a fake host, and claims with real files.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::*;
+use crate::fake::Fake;
+use crate::host::node;
+use crate::os::RealClock;
+use crate::testing::TempDir;
+
+const GUEST: &str = r#"
+name = "web"
+type = "hvm"
+memory = 192
+on_crash = "restart"
+vdom_image = "image"
+vdom_devices = [ "type=blk,backend=ram:1M" ]
+"#;
+const POWER_OFF: u8 = 0;
+const REBOOT: u8 = 1;
+const CRASH: u8 = 3;
+const WATCHDOG: u8 = 4;
+
+/// A host on which the guest has been created once.
+struct Bench {
+    dir: TempDir,
+    fake: Fake,
+    plan: Plan,
+    guest: Domain,
+}
+
+impl Bench {
+    /// The guest is going to end like this, time after time, and then is destroyed by somebody.
+    fn new(endings: &[u8]) -> Self {
+        let dir = TempDir::new("supervise");
+        dir.file("image", b"\x7fELF\x02 and so on");
+        let config = dir.file("web.cfg", GUEST);
+        let fake = Fake::new();
+        let plan = create::plan(&config, &[]).unwrap();
+        let run_dir = dir.path().join("run");
+        let guest = create::run(&mut fake.host(&run_dir), &plan, OPTIONS).unwrap();
+        {
+            let mut world = fake.0.borrow_mut();
+            world.endings = endings.iter().rev().copied().collect();
+            world.drivers_end = true;
+            world.log.clear();
+        }
+        Self {
+            dir,
+            fake,
+            plan,
+            guest,
+        }
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    fn supervise(&self) -> Result<(), Failure> {
+        let mut host = self.fake.host(&self.run_dir());
+        run(&mut host, &self.plan, OPTIONS, self.guest.clone())
+    }
+
+    /// How often something was done.
+    fn count(&self, call: &str) -> usize {
+        let world = self.fake.0.borrow();
+        world.log.iter().filter(|entry| *entry == call).count()
+    }
+}
+
+const OPTIONS: Options = Options {
+    timeout: Duration::from_secs(30),
+    paused: false,
+    again: false,
+};
+
+#[test]
+fn each_reboot_gives_a_new_guest_with_a_new_driver_domain() {
+    let bench = Bench::new(&[REBOOT, CRASH, REBOOT]);
+    bench.supervise().unwrap();
+    assert_eq!(bench.count("create web"), 3);
+    assert_eq!(bench.count("create web-vd"), 3);
+    let log = bench.fake.0.borrow().log.clone();
+    let mut targets: Vec<_> = log
+        .iter()
+        .filter(|call| call.starts_with("set_target"))
+        .collect();
+    targets.dedup();
+    assert_eq!(targets.len(), 3, "three pairs: {targets:?}");
+    assert!(bench.fake.0.borrow().now >= 3 * SHORTEST, "not all at once");
+}
+
+#[test]
+fn the_last_pair_works() {
+    let bench = Bench::new(&[REBOOT]);
+    bench.fake.0.borrow_mut().lives_on = true;
+    bench.supervise().unwrap();
+    let (driver, driver_domain) = bench.fake.named("web-vd").unwrap();
+    let (guest, guest_domain) = bench.fake.named("web").unwrap();
+    assert_eq!(driver_domain.target, Some(guest));
+    assert!(!guest_domain.paused && guest != bench.guest.id);
+    let state = bench
+        .fake
+        .value(&node(driver, vd_config::keys::STATUS_STATE));
+    assert_eq!(state.as_deref(), Some("ready"));
+}
+
+#[test]
+fn a_guest_that_ends_otherwise_is_left_to_xl() {
+    for ending in [POWER_OFF, WATCHDOG] {
+        let bench = Bench::new(&[ending]);
+        bench.supervise().unwrap();
+        assert_eq!(bench.count("create web"), 0, "{ending}");
+        assert_eq!(
+            bench.count(&format!("destroy {}", bench.guest.id)),
+            0,
+            "xl does that"
+        );
+    }
+}
+
+#[test]
+fn a_guest_comes_back_as_it_was_though_its_file_has_changed() {
+    let bench = Bench::new(&[REBOOT]);
+    bench.dir.file("web.cfg", "name = \"other\"\n");
+    bench.supervise().unwrap();
+    assert_eq!(bench.count("create web"), 1);
+}
+
+#[test]
+fn creation_is_tried_again_and_given_up_in_the_end() {
+    let bench = Bench::new(&[REBOOT]);
+    bench.fake.0.borrow_mut().fail_kind = Some("unpause");
+    let failure = bench.supervise().unwrap_err();
+    assert!(failure.to_string().contains("injected"), "{failure}");
+    assert_eq!(bench.count("create web-vd"), TRIES as usize);
+    assert_eq!(bench.fake.named("web"), None);
+    assert_eq!(bench.fake.named("web-vd"), None, "nothing is left");
+}
+
+/// Attack case 34, for restarts: whichever call fails once, the guest is there in the end, or nothing is.
+#[test]
+fn any_call_may_fail_once() {
+    let calls = {
+        let bench = Bench::new(&[REBOOT]);
+        bench.supervise().unwrap();
+        bench.fake.0.borrow().log.len()
+    };
+    for number in 0..calls {
+        let bench = Bench::new(&[REBOOT]);
+        bench.fake.0.borrow_mut().fail_at = Some(number);
+        match bench.supervise() {
+            Ok(()) => assert!(bench.count("create web") >= 1, "call {number}"),
+            Err(failure) => {
+                assert!(failure.to_string().contains("injected"), "{failure}");
+                let pair = (bench.fake.named("web"), bench.fake.named("web-vd"));
+                assert!(
+                    pair.0.is_none() || pair.1.is_some(),
+                    "call {number}: a guest without a driver domain"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn one_supervisor_at_a_time_and_its_file_goes_with_it() {
+    let dir = TempDir::new("claim");
+    let mut clock = RealClock(Instant::now());
+    let path = Claim::path(dir.path(), "web");
+    let first = Claim::try_take(&path).unwrap().unwrap();
+    assert!(Claim::try_take(&path).unwrap().is_none());
+    assert!(
+        Claim::try_take(&Claim::path(dir.path(), "db"))
+            .unwrap()
+            .is_some()
+    );
+    drop(first);
+    assert!(!path.exists());
+    // One that was killed leaves its file, and no lock.
+    std::fs::write(&path, "1\n").unwrap();
+    assert!(!end(dir.path(), "web", &mut clock).unwrap());
+    assert!(!path.exists(), "it goes with the guest");
+    let claim = Claim::take(dir.path(), "web", &mut clock).unwrap();
+    drop(claim);
+    assert!(!end(dir.path(), "web", &mut clock).unwrap());
+}
+
+#[test]
+fn a_guest_that_is_supervised_is_not_taken_over() {
+    let dir = TempDir::new("claimed");
+    let _other = Claim::try_take(&Claim::path(dir.path(), "web")).unwrap();
+    let mut clock = Fake::new();
+    let refusal = Claim::take(dir.path(), "web", &mut clock).unwrap_err();
+    assert!(refusal.what.contains("another vdom"), "{}", refusal.what);
+    assert!(clock.now() >= NOTICE);
+}
+
+#[test]
+fn a_supervisor_is_told_to_end_and_waited_for() {
+    let dir = TempDir::new("told");
+    let path = Claim::path(dir.path(), "web");
+    // A shell stands in for vdom: it holds the lock until it is told to end.
+    let script = format!(
+        "exec 9>{0}; flock 9; echo $$ >{0}; exec sleep 100",
+        path.display()
+    );
+    let mut shell = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .spawn()
+        .unwrap();
+    while std::fs::read_to_string(&path).is_ok_and(|text| text.is_empty()) || !path.exists() {
+        std::thread::sleep(POLL);
+    }
+    let mut clock = RealClock(Instant::now());
+    assert!(end(dir.path(), "web", &mut clock).unwrap());
+    assert!(!shell.wait().unwrap().success());
+    assert!(!path.exists());
+}
