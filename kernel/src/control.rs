@@ -11,6 +11,7 @@ use vd_config::SlotIndex;
 use vd_console::{ConsoleDevice, Size};
 use vd_kernel_core::command::{self, Command};
 use vd_kernel_core::link::{self as core_link, Link, Output};
+use vd_kernel_core::trace::Trace;
 use vd_xenbus::link::{self, Reply};
 
 use crate::dm::{Guest, slots};
@@ -62,6 +63,8 @@ enum Session {
     Link(SlotIndex, Link),
     /// A port's other end, for a person: everything that is typed is the guest's.
     Attached(SlotIndex, usize),
+    /// The record of what devices did is printed, from the event of this number on.
+    Dump(u64),
 }
 
 /// What a program that is linked is told when this ends.
@@ -99,6 +102,11 @@ impl Operator {
             Session::Attached(slot, port) => {
                 let (devices, port) = (guest.devices_mut(), *port);
                 devices.with_console(*slot, |device| show(device, port));
+            }
+            Session::Dump(next) => {
+                if dump(guest.devices().trace(), next) {
+                    self.session = Session::Commands;
+                }
             }
         }
     }
@@ -144,6 +152,10 @@ impl Operator {
                 return guest.map(|_| Request::Publish);
             }
             Command::Devices => devices(guest.as_deref()),
+            Command::Queues => queues(guest.as_deref()),
+            Command::TraceOn | Command::TraceOff | Command::TraceDump => {
+                self.trace(guest, &command::parse(line))
+            }
             Command::Log(level) => {
                 log::set_level(level);
                 Ok(())
@@ -162,6 +174,25 @@ impl Operator {
             Command::Unknown => Out.write_str("not understood; try help\n"),
         };
         None
+    }
+
+    fn trace(&mut self, guest: Option<&mut Guest>, command: &Command<'_>) -> fmt::Result {
+        let Some(guest) = guest else {
+            return Out.write_str("no guest\n");
+        };
+        let trace = guest.devices_mut().trace_mut();
+        if *command == Command::TraceOn {
+            trace.start();
+            return Ok(());
+        }
+        trace.stop();
+        if *command == Command::TraceDump {
+            let first = trace.lost();
+            self.end(Some(guest), "a record is printed");
+            self.session = Session::Dump(first);
+            self.pump(guest);
+        }
+        Ok(())
     }
 
     fn attach(&mut self, guest: Option<&mut Guest>, slot: SlotIndex, name: &str) -> fmt::Result {
@@ -207,7 +238,7 @@ impl Operator {
     fn end(&mut self, guest: Option<&mut Guest>, why: &str) {
         let devices = guest.map(Guest::devices_mut);
         match core::mem::take(&mut self.session) {
-            Session::Commands => {}
+            Session::Commands | Session::Dump(_) => {}
             Session::Link(slot, link) => {
                 console::set_echo(true);
                 match devices {
@@ -274,6 +305,23 @@ fn show(device: &mut ConsoleDevice, port: usize) {
     }
 }
 
+/// Prints events from that of the number `next` on, as far as there is room. Returns whether that was all.
+fn dump(trace: &Trace, next: &mut u64) -> bool {
+    while console::room() > 2 * LINE {
+        let Some(event) = trace.event(*next) else {
+            // A record that was begun meanwhile is another one.
+            let _ = writeln!(Out, "trace end, {} older events lost", trace.lost());
+            return true;
+        };
+        let _ = writeln!(Out, "{event}");
+        *next += 1;
+    }
+    false
+}
+
+/// Characters of a line of the record, at most.
+const LINE: usize = 64;
+
 /// Characters of what tells of loss.
 const LOSS: usize = 64;
 
@@ -318,6 +366,32 @@ fn devices(guest: Option<&Guest>) -> fmt::Result {
             transport.device().describe(),
             transport.status()
         )?;
+    }
+    Ok(())
+}
+
+fn queues(guest: Option<&Guest>) -> fmt::Result {
+    let Some(guest) = guest else {
+        return Out.write_str("no guest\n");
+    };
+    for device in guest.devices().iter() {
+        let transport = device.transport();
+        let states = (0..transport.queues()).filter_map(|queue| transport.queue_state(queue));
+        for (number, state) in states.enumerate() {
+            write!(Out, "slot {} queue {number}: ", device.slot())?;
+            match state.in_use {
+                None => writeln!(Out, "not in use, at most {} entries", state.max)?,
+                Some(queue) => writeln!(
+                    Out,
+                    "{} of {} entries, {}, {} in flight{}",
+                    queue.size,
+                    state.max,
+                    if queue.is_packed { "packed" } else { "split" },
+                    queue.in_flight,
+                    if state.is_kicked { ", kicked" } else { "" }
+                )?,
+            }
+        }
     }
     Ok(())
 }

@@ -15,6 +15,14 @@ pub enum Command<'a> {
     Stats,
     /// Devices and their state.
     Devices,
+    /// Queues and their state.
+    Queues,
+    /// The record of what devices do begins.
+    TraceOn,
+    /// It ends.
+    TraceOff,
+    /// It ends and is printed.
+    TraceDump,
     /// Another log level.
     Log(LogLevel),
     /// This console becomes a port of a console device, until [`ESCAPE`] is typed.
@@ -49,6 +57,10 @@ pub const HELP: &str = "\
 help            this list
 stats           counters, which xenstore gets too
 devices         devices and their state
+queues          queues and theirs
+trace on        record what devices do, the last 1024 events
+trace off       stop
+trace dump      stop, and print the record
 log LEVEL       off, error, warn, info, debug or trace
 attach SLOT [PORT]  this console becomes a port of a console device; Ctrl-^ ends that
 shutdown        release the guest and power off
@@ -87,6 +99,10 @@ pub fn parse(line: &str) -> Command<'_> {
         (Some("help" | "?"), None) => Command::Help,
         (Some("stats"), None) => Command::Stats,
         (Some("devices"), None) => Command::Devices,
+        (Some("queues"), None) => Command::Queues,
+        (Some("trace"), Some("on")) => Command::TraceOn,
+        (Some("trace"), Some("off")) => Command::TraceOff,
+        (Some("trace"), Some("dump")) => Command::TraceDump,
         (Some("shutdown"), None) => Command::Shutdown,
         (Some("panic"), None) => Command::Panic,
         (Some("log"), Some(level)) => LogLevel::named(level).map_or(Command::Unknown, Command::Log),
@@ -121,7 +137,16 @@ mod tests {
         ] {
             assert_eq!(parse(bad), Command::Unknown, "{bad}");
         }
-        for bad in ["log", "log loud", "stats now", "Panic", "log warn twice"] {
+        assert_eq!(parse("trace dump"), Command::TraceDump);
+        for bad in [
+            "trace",
+            "trace it",
+            "log",
+            "log loud",
+            "stats now",
+            "Panic",
+            "log warn twice",
+        ] {
             assert_eq!(parse(bad), Command::Unknown, "{bad}");
         }
     }
@@ -133,6 +158,7 @@ mod tests {
             let line = match word {
                 "log" => "log info",
                 "attach" => "attach 0",
+                "trace" => line.split_once("  ").unwrap().0,
                 word => word,
             };
             assert_ne!(parse(line), Command::Unknown, "{word}");

@@ -24,6 +24,7 @@ use vd_ioreq::{Access, Space, Width};
 use vd_kernel_core::description::Description;
 use vd_kernel_core::granted::Rings;
 use vd_kernel_core::poll::{Next, Poller};
+use vd_kernel_core::trace::{Trace, What};
 use vd_net::{Mac, NetDevice, NetFeatures, PortConfig, Switch};
 use vd_virtio::mmio::{MAX_WORDS, Placeholder};
 use vd_virtio::{Chain, Features, MmioTransport};
@@ -83,6 +84,8 @@ struct Network {
 
 /// All devices, and what they need in common.
 pub struct DeviceTable {
+    /// What they did last, if the operator wants to know.
+    trace: Trace,
     guest: DomId,
     slots: [Option<Box<Device>>; SLOTS],
     scratch: Box<Chain>,
@@ -104,6 +107,7 @@ pub fn build(
     (vbds, vifs): (&Vbds, &Vifs),
 ) -> Result<DeviceTable, String> {
     let mut table = DeviceTable {
+        trace: Trace::new(),
         guest,
         slots: [const { None }; SLOTS],
         scratch: Box::default(),
@@ -269,6 +273,16 @@ impl DeviceTable {
         self.iter().filter_map(|device| device.rings.as_ref())
     }
 
+    /// What the devices did last, if that is recorded.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// The same, to turn it on or off.
+    pub fn trace_mut(&mut self) -> &mut Trace {
+        &mut self.trace
+    }
+
     /// Carries out one access, all but telling Xen of what it has changed: see [`DeviceTable::settle_after`].
     pub fn access(&mut self, memory: &Memory, access: Access) -> Done {
         let mut bus = Bus {
@@ -330,16 +344,17 @@ impl DeviceTable {
         let (mut more, mut idle) = (false, false);
         let masked = signals::new_pass();
         for index in 0..SLOTS {
-            let Some(Some(device)) = self.slots.get_mut(index) else {
+            let Self { slots, trace, .. } = self;
+            let Some(Some(device)) = slots.get_mut(index) else {
                 continue;
             };
-            slots::take_kicks(index, |queue, value| match value {
-                Some(value) => {
-                    device.transport.notify(value);
-                }
-                None => {
-                    device.transport.kick(queue as u32, None);
-                }
+            slots::take_kicks(index, |queue, value| {
+                match value {
+                    Some(value) => device.transport.notify(value),
+                    None => device.transport.kick(queue as u32, None),
+                };
+                let queue = queue as u16;
+                trace.record(device.slot.get(), What::Kick { queue }, time::uptime);
             });
             device.listen_again();
             if masked >> index & 1 != 0 {
@@ -347,11 +362,17 @@ impl DeviceTable {
             }
             let mut settle = device.poll_back_end();
             if device.transport.has_work() {
-                let before = device.transport.counters().requests;
+                let before = device.transport.counters();
                 let memory = memory.of(device.rings.as_ref());
                 device.transport.run(&memory, BUDGET, &mut self.scratch);
                 device.poll_back_end();
-                match device.poll(before) {
+                let after = device.transport.counters();
+                let ran = What::Ran {
+                    requests: (after.requests - before.requests) as u32,
+                    interrupts: (after.interrupts - before.interrupts) as u32,
+                };
+                trace.record(device.slot.get(), ran, time::uptime);
+                match device.poll(before.requests) {
                     Next::Yield => idle = true,
                     Next::Wait | Next::Look | Next::Arm => more |= device.transport.has_work(),
                 }
@@ -525,6 +546,7 @@ impl DeviceTable {
             } else {
                 "failure"
             };
+            self.trace.record(slot.get(), What::Broken, time::uptime);
             let text = format_args!("device {slot}: {whose}, broken until reset: {fault}");
             warn(&mut self.limiter, &text);
         }
@@ -734,10 +756,15 @@ impl RegisterBus for Bus<'_> {
         let Place::Window(slot, offset) = place(space, addr) else {
             return width.mask();
         };
-        match self.device(slot, addr) {
-            Some(device) => device.transport.read(offset, width.bytes()),
-            None => Placeholder.read(offset, width.bytes()),
-        }
+        let Some(device) = self.device(slot, addr) else {
+            return Placeholder.read(offset, width.bytes());
+        };
+        let answer = device.transport.read(offset, width.bytes());
+        let (offset, value) = (offset as u16, answer as u32);
+        self.table
+            .trace
+            .record(slot.get(), What::Read { offset, value }, time::uptime);
+        answer
     }
 
     fn write(&mut self, space: Space, addr: u64, width: Width, value: u64) {
@@ -750,6 +777,10 @@ impl RegisterBus for Bus<'_> {
             device
                 .transport
                 .write(&memory, offset, width.bytes(), value);
+            let (offset, value) = (offset as u16, value as u32);
+            self.table
+                .trace
+                .record(slot.get(), What::Write { offset, value }, time::uptime);
             // A request may write to more devices than one.
             if let Some(before) = self.changed.replace(slot).filter(|before| *before != slot) {
                 self.table.settle(before.index());
