@@ -116,7 +116,7 @@ assert_eq "$(vif rx_errors) $(vif tx_errors) $(vif rx_dropped) $(vif tx_dropped)
 
 step "the interface is taken away during traffic: the guest's link goes down"
 type_at uplink go
-wait_for 20 "files" has_fetched 5
+wait_for 20 "files" has_fetched 3
 expect_ok xl network-detach uplink-vd 0
 wait_for 20 "link down" console_says uplink '^guest: link down'
 before=$(last_fetched)
@@ -126,13 +126,13 @@ assert_eq "$(last_fetched)" "$before" "files fetched without a link"
 step "it is given back: up, and traffic goes on"
 expect_ok xl network-attach uplink-vd devid=0 bridge=xenbr0 mac=00:16:3e:00:01:00
 wait_for 20 "link up" console_says uplink '^guest: link up'
-wait_for 30 "more files" has_fetched $((before + 5))
+wait_for 30 "more files" has_fetched $((before + 3))
 
 step "its back end is gone without a word: it is connected again"
 before=$(last_fetched)
 xenstore-write "$(xenstore-read "/local/domain/$(xl domid uplink-vd)/device/vif/0/backend")/state" 6
 wait_for 30 "its loss" console_says uplink-vd 'network interface 0: the connection was lost'
-wait_for 30 "more files" has_fetched $((before + 5))
+wait_for 30 "more files" has_fetched $((before + 3))
 type_at uplink go
 wait_for 10 "the guest's counters" counts_are_there 4
 publish
