@@ -305,7 +305,7 @@ fn check_networks(host: &mut Host, driver: &Domain, devices: &Devices) -> Result
                     "slot {slot} has backend=vif:{vif}, but the driver domain has no network interface {vif}"
                 ),
                 format!(
-                    "add it to vif= in its configuration, or now: xl network-attach {} devid={vif},bridge=xenbr0",
+                    "add it to vif= in its configuration, or now: xl network-attach {} devid={vif} bridge=xenbr0",
                     driver.name
                 ),
             )
