@@ -60,10 +60,11 @@ wait_for 20 "the guest has sent its own" sent_it
 assert_eq "$(saw send 1)" "$(sha256sum </run/file | cut -d ' ' -f 1)" "the file that the guest has sent"
 
 step "what was missed"
-run_shell 1 "(sleep 3; echo late-\$((1 + 1))) &"
-sleep 4
+type_at console "say printed late"
+said_it() { console_says console '^guest: said printed late'; }
+wait_for 10 "the guest has printed something" said_it
 run_shell 1 ""
-shown '^late-2$'
+shown '^printed late$'
 
 step "what cannot be"
 expect_fail 'there is no such domain' vdom console nobody </dev/null
@@ -73,9 +74,8 @@ sleep 1
 expect_fail 'somebody else is at' vdom console console </dev/null
 kill %?log
 wait %?log || true
-sleep 3 | xl console console-vd >/dev/null &
-sleep 1.5
-ls /var/lock
+sleep 2 | xl console console-vd >/dev/null &
+sleep 1
 expect_fail 'somebody else is at' vdom console console </dev/null
 wait %?xl || true
 

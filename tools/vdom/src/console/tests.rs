@@ -161,6 +161,9 @@ impl World {
 
     fn settle(&mut self, port: usize) {
         for _ in 0..200 {
+            if let Some(link) = &mut self.link {
+                link.tick();
+            }
             self.serve(usize::MAX);
             self.read(usize::MAX);
             self.guest_reads(port);
