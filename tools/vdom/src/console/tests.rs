@@ -519,7 +519,7 @@ fn place(tty: &str, dir: &TempDir) -> Place {
 }
 
 const OPTIONS: Options = Options {
-    idle: Duration::from_millis(500),
+    idle: Duration::from_secs(2),
     size: None,
 };
 
