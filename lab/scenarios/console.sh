@@ -72,12 +72,12 @@ expect_fail 'it has no port 3 .*there are: slot 0: 0 data log' vdom console cons
 vdom console --idle 20 console log </dev/null &
 sleep 1
 expect_fail 'somebody else is at' vdom console console </dev/null
-kill %?log
-wait %?log || true
+kill $!
+wait $! || true
 sleep 2 | xl console console-vd >/dev/null &
 sleep 1
 expect_fail 'somebody else is at' vdom console console </dev/null
-wait %?xl || true
+wait $! || true
 
 step "every byte is accounted for"
 # What the shell has shown since.
