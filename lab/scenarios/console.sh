@@ -74,9 +74,11 @@ sleep 1
 expect_fail 'somebody else is at' vdom console console </dev/null
 kill $!
 wait $! || true
-sleep 2 | xl console console-vd >/dev/null &
+xl console console-vd </dev/null >/dev/null &
 sleep 1
 expect_fail 'somebody else is at' vdom console console </dev/null
+# It does not end with its input.
+kill $!
 wait $! || true
 
 step "every byte is accounted for"
