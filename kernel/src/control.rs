@@ -111,6 +111,13 @@ impl Operator {
         }
     }
 
+    /// Some time has passed.
+    pub fn tick(&mut self) {
+        if let Session::Link(_, link) = &mut self.session {
+            link.tick();
+        }
+    }
+
     /// The guest is gone: the console is for commands only, and everything that was held back comes.
     pub fn guest_gone(&mut self) {
         self.end(None, GUEST_GONE);
@@ -137,9 +144,8 @@ impl Operator {
                 }
                 link::Request::End => Some("as asked"),
             };
-            match ended {
-                Some(why) => self.end(Some(guest), why),
-                None => self.pump(guest),
+            if let Some(why) = ended {
+                self.end(Some(guest), why);
             }
             return None;
         }

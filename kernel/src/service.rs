@@ -357,6 +357,9 @@ impl Service {
             if happened.contains(Happened::CONSOLE) && self.console(&mut guest) {
                 break Stop::Console;
             }
+            if happened.contains(Happened::TIMER) {
+                self.operator.tick();
+            }
             self.operator.pump(&mut guest);
             if happened.contains(Happened::TIMER) {
                 // An event could have been lost; nothing else may be.

@@ -41,6 +41,7 @@ pub struct Link {
     taken: u64,
     /// Loss that the program is to be told of.
     lost: u64,
+    ticked: bool,
     /// How often the guest had closed the port, as far as was told.
     closes: u64,
 }
@@ -59,6 +60,7 @@ impl Link {
             granted: 0,
             taken: 0,
             lost: 0,
+            ticked: false,
             closes,
         })
     }
@@ -80,10 +82,10 @@ impl Link {
             self.granted = room;
         }
         // Before the guest's bytes: however much it writes, the program may write too.
-        let more = self.taken.saturating_add(room).saturating_sub(self.granted);
-        if (more >= capacity / 2 || more > 0 && room == capacity) && put(out, &Reply::Credit(more))
-        {
-            self.granted = self.granted.saturating_add(more);
+        let more = self.to_grant(device);
+        let ticked = core::mem::take(&mut self.ticked);
+        if more >= capacity / 2 || ticked && more > 0 {
+            self.grant_more(more, out);
         }
         while self.send(device, out) {}
         if let Some(closes) = device.closes(self.port)
@@ -91,6 +93,24 @@ impl Link {
             && put(out, &Reply::Closed)
         {
             self.closes = closes;
+        }
+    }
+
+    /// Some time has passed: what there is to grant is granted now, however little it is, so that the program learns that the
+    /// guest has read everything.
+    pub fn tick(&mut self) {
+        self.ticked = true;
+    }
+
+    /// Bytes that there is room for, and that were not granted yet.
+    fn to_grant(&self, device: &ConsoleDevice) -> u64 {
+        let room = u64::try_from(device.room(self.port)).unwrap_or(0);
+        self.taken.saturating_add(room).saturating_sub(self.granted)
+    }
+
+    fn grant_more(&mut self, bytes: u64, out: &mut impl Output) {
+        if put(out, &Reply::Credit(bytes)) {
+            self.granted = self.granted.saturating_add(bytes);
         }
     }
 
@@ -144,8 +164,12 @@ impl Link {
     }
 
     /// Detaches, and tells the program, if there is room.
-    pub fn end(self, device: Option<&mut ConsoleDevice>, out: &mut impl Output, why: &str) {
+    pub fn end(mut self, device: Option<&mut ConsoleDevice>, out: &mut impl Output, why: &str) {
         if let Some(device) = device {
+            let more = self.to_grant(device);
+            if more > 0 {
+                self.grant_more(more, out);
+            }
             device.detach(self.port);
         }
         let Self { sent, taken, .. } = self;

@@ -1,6 +1,6 @@
 # shellcheck shell=sh
-# A shell on the virtio console; over the port "data" a file comes in and another one goes out. A line on the console "end"
-# ends it.
+# A shell on the virtio console; over the port "data" a file comes in and another one goes out. A line on the
+# console "say TEXT" prints it on the virtio console; "end" ends this.
 
 BYTES=262144
 TTY=/dev/hvc1
@@ -64,4 +64,7 @@ run_step send
 exec 4>&-
 grep virtio /proc/interrupts | sed 's/^/guest: /'
 result
-while read -r line && [ "$line" != end ]; do :; done </dev/console
+while read -r what text && [ "$what" != end ]; do
+    echo "$text" >$TTY
+    say "said $text"
+done </dev/console

@@ -410,7 +410,6 @@ impl Copy {
 
     /// Tells the driver domain, unless it has told this side, and compares what either has counted.
     fn leave(&mut self, outcome: Result<(), Trouble>) -> Result<(), Trouble> {
-        let unread = self.session.unread();
         self.session.leave();
         let deadline = Instant::now() + PATIENCE;
         while !self.session.has_ended() && Instant::now() < deadline {
@@ -425,6 +424,7 @@ impl Copy {
                 "see the end of its log",
             ));
         }
+        let unread = self.session.unread();
         if unread > 0 {
             eprintln!("vdom: {unread} bytes wait for the guest to read them");
         }

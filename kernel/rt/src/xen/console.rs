@@ -121,7 +121,7 @@ pub fn set_echo(echo: bool) {
     });
 }
 
-/// Bytes that [`write`] and [`write_some`] would not have to drop.
+/// Bytes that [`write()`] and [`write_some`] would not have to drop.
 pub fn room() -> usize {
     CONSOLE.with(|slot| {
         slot.as_ref()

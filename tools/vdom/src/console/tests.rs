@@ -161,6 +161,9 @@ impl World {
 
     fn settle(&mut self, port: usize) {
         for _ in 0..200 {
+            if let Some(link) = &mut self.link {
+                link.tick();
+            }
             self.serve(usize::MAX);
             self.read(usize::MAX);
             self.guest_reads(port);
@@ -516,7 +519,7 @@ fn place(tty: &str, dir: &TempDir) -> Place {
 }
 
 const OPTIONS: Options = Options {
-    idle: Duration::from_millis(500),
+    idle: Duration::from_secs(2),
     size: None,
 };
 
