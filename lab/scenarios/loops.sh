@@ -79,6 +79,7 @@ echo "new counters: ${new:-none}"
 [[ -z $(sed '/^hypercall-[0-9]*$/d' <<<"$new") ]] || fail "counters that should have been there before: $new"
 assert_eq "$(of /run/after heap-bytes)" $(($(of /run/before heap-bytes) + 16 * $(wc -w <<<"$new"))) "heap after the loops"
 echo "grants in use: $grants_before, then $grants_after"
+assert_eq "$grants_after" "$grants_before" "grants in use after the loops"
 mapped=$(($(of /run/after frames-mapped) - $(of /run/after frames-unmapped)))
 ((mapped <= 65536)) || fail "$mapped frames of a guest with 65536 are mapped"
 

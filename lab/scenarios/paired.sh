@@ -25,7 +25,9 @@ step "each device: one request at a time, with one interrupt for each"
 ask paired 8 selftest
 wait_for 10 "the driver domain's counters" settled device-7-requests $(($(said_of paired 7 requests) + 1))
 for slot in 0 1 2 3 4 5 6 7; do
-    assert_eq "$(counter paired "device-$slot-interrupts")" $(($(said_of paired "$slot" interrupts) + 1)) "interrupts of slot $slot"
+    # The serial number is asked for without waiting for its interrupt: the guest may be too fast to want it.
+    assert_eq $(($(counter paired "device-$slot-interrupts") + $(counter paired "device-$slot-suppressed"))) \
+        $(($(said_of paired "$slot" interrupts) + 1)) "interrupts of slot $slot"
 done
 for slot in 2 3; do
     assert_eq "$(counter paired "device-$slot-payload")" "$(said_of paired "$slot" payload)" "what the port of slot $slot was written"

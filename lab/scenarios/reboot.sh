@@ -74,7 +74,8 @@ expect_ok vdom create "$again"
 pid=$(cat /run/vdom/.again.supervisor)
 expect_fail 'another vdom supervises|a domain of this name' vdom create "$again"
 has_restarted() { [[ $(grep -c 'restart [0-9]*$' /var/log/xen/vdom-again.log) -ge $1 ]]; }
-wait_for $((60 + 15 * REBOOTS)) "$REBOOTS restarts" has_restarted "$REBOOTS"
+restarted_or_failed() { has_restarted "$REBOOTS" || console_says again FAIL; }
+wait_for $((60 + 15 * REBOOTS)) "$REBOOTS restarts" restarted_or_failed
 expect_ok vdom destroy again
 tail -n 12 /var/log/xen/vdom-again.log
 has_ended "$pid" || fail "its supervisor lives"

@@ -137,3 +137,10 @@ fn bell(device: &Device, driver: DomId) -> Result<Bell, Errno> {
         _ => Bell::Register,
     })
 }
+
+/// Waits until the device has sent the interrupts for all that it has answered: this read of a register is answered by the
+/// loop that does both, one after the other.
+pub fn settle(device: &Connected) {
+    // SAFETY: the first register of a device, mapped; reading it changes nothing.
+    unsafe { (device.device.base as *const u32).read_volatile() };
+}

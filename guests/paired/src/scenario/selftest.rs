@@ -8,7 +8,7 @@ use vd_paired::pattern::{self, Random};
 use vd_paired::plan::Plan;
 
 use super::Verdict;
-use crate::connect::Connected;
+use crate::connect::{self, Connected};
 use crate::disk::{Disk, sectors};
 use crate::ring::Bell;
 use crate::{grants, interrupts, ring};
@@ -16,10 +16,10 @@ use crate::{grants, interrupts, ring};
 pub fn run(device: &Connected, plan: &Plan) -> Verdict {
     let slot = device.device.slot;
     let mut disk = Disk::open(device)?;
-    let before = interrupts::count(slot);
     let serial = disk.serial()?;
-    // The answer may be seen before the interrupt that tells of it.
-    disk.wait_for_interrupt(before)?;
+    // The answer may be seen before the interrupt that tells of it; or there is none, if it was seen before the device
+    // has asked whether one is wanted.
+    connect::settle(device);
     let (interrupts, kicks) = (interrupts::count(slot), ring::kicks(slot));
     let mut random = Random::new(u64::from(slot.get()) + 1);
     for number in 0..plan.requests {
