@@ -117,6 +117,13 @@ impl FakeXenstored {
             .map(|node| node.value.clone())
     }
 
+    /// The permissions of a node, as they are on the wire.
+    pub fn perms(&self, path: &str) -> Option<Vec<u8>> {
+        self.tree
+            .get(&self.absolute(path))
+            .map(|node| node.perms.clone())
+    }
+
     /// Watches that are set.
     pub fn watch_count(&self) -> usize {
         self.watches.len()
