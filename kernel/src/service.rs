@@ -338,6 +338,7 @@ impl Service {
                         break stop;
                     }
                     waited = true;
+                    events::mark(Happened::XENSTORE);
                 }
                 // One front end a pass: the guest's disks come first, whatever it does to xenstore.
                 if bus.service(&mut self.store, guest.devices_mut()) {

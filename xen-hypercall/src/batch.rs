@@ -51,10 +51,8 @@ struct Argument {
     send: Send,
 }
 
-/// Makes the first [`MOST`] of the calls in their order: one alone as itself, several as one `multicall`. Each has a result
-/// of its own; where there is no call, it is `Ok`.
-///
-/// Errors: as for the calls, and for all of them what the `multicall` fails with.
+/// Makes the first [`MOST`] of the calls in their order: one alone as itself, several as one `multicall`, or one by one if
+/// Xen refuses that. Each has a result of its own; where there is no call, it is `Ok`.
 pub fn make(xen: &impl Hypervisor, calls: &[Call]) -> [Result<(), Errno>; MOST] {
     let mut results = [Ok(()); MOST];
     let calls = &calls[..calls.len().min(MOST)];
@@ -72,8 +70,12 @@ pub fn make(xen: &impl Hypervisor, calls: &[Call]) -> [Result<(), Errno>; MOST] 
     }
     // SAFETY: each entry points at its own argument, which outlives the call; the calls are safe as such.
     let whole = unsafe { multicall::multicall(xen, &mut entries[..calls.len()]) };
-    for (result, entry) in results.iter_mut().zip(&entries[..calls.len()]) {
-        *result = whole.and(entry.result().map(drop));
+    for ((result, entry), call) in results.iter_mut().zip(&entries).zip(calls) {
+        *result = match whole {
+            Ok(()) => entry.result().map(drop),
+            // None of them was made.
+            Err(_) => call.make(xen),
+        };
     }
     results
 }

@@ -281,11 +281,20 @@ fn a_batch_is_one_multicall_in_order_with_a_result_for_each() {
 }
 
 #[test]
-fn a_batch_that_fails_as_a_whole_fails_for_each() {
-    let xen = Fake::new(|_| -38);
-    let results = batch::make(&xen, &[line(true), line(false)]);
-    let all = Err(Errno(38));
-    assert_eq!(results, [all, all, Ok(()), Ok(())]);
+fn a_batch_that_xen_refuses_as_a_whole_is_made_one_by_one() {
+    let xen = Fake::new(|call| match call.number {
+        number::MULTICALL => -38,
+        number::DM_OP => -3,
+        _ => 0,
+    });
+    let calls = [line(false), batch::Call::Send(EvtchnPort(9))];
+    let results = batch::make(&xen, &calls);
+    assert_eq!(results, [Err(Errno::ESRCH), Ok(()), Ok(()), Ok(())]);
+    let numbers: Vec<_> = xen.calls().iter().map(|call| call.number).collect();
+    assert_eq!(
+        numbers,
+        [number::MULTICALL, number::DM_OP, number::EVENT_CHANNEL_OP]
+    );
 }
 
 #[test]

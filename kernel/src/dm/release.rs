@@ -10,7 +10,7 @@ use vd_config::slot::INTX;
 use vd_ioreq::answer_all;
 use x86_64::instructions::interrupts;
 use xen_hypercall::dm::{self, ServerId};
-use xen_hypercall::{DomId, Errno};
+use xen_hypercall::{DomId, Errno, event_channel};
 
 use super::slots;
 use crate::xen::XEN;
@@ -55,11 +55,16 @@ fn lower_lines(guest: DomId) {
     }
 }
 
-/// Answers every slot; returns how many were answered.
+/// Answers every slot; returns how many were answered. Every vCPU gets an event: whoever was interrupted may have answered
+/// a slot, and not told Xen.
 fn answer() -> usize {
     let Some(page) = slots::page() else { return 0 };
-    let answered = answer_all(&page);
-    answered.iter().map(slots::notify).count()
+    let answered = answer_all(&page).iter().count();
+    for (_, port) in slots::ports() {
+        // A guest that is gone needs none.
+        let _ = event_channel::send(&XEN, port);
+    }
+    answered
 }
 
 /// Answers everything and destroys the server. Returns how many requests were answered,

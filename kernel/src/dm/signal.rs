@@ -157,7 +157,10 @@ impl Signal {
         call: Call,
         then: Option<EvtchnPort>,
     ) -> Result<(), (&'static str, Errno)> {
-        release::remember_line(slot, up);
+        // Somebody who has to let go of the guest meanwhile lowers it once too often rather than not at all.
+        if up {
+            release::remember_line(slot, true);
+        }
         let [set, ..] = make(&[call], then);
         counters::add(
             if up {
@@ -171,6 +174,7 @@ impl Signal {
             // A guest that is gone is noticed elsewhere.
             Ok(()) | Err(Errno::ESRCH) => {
                 self.path = Path::Line(up);
+                release::remember_line(slot, up);
                 Ok(())
             }
             Err(error) => {
