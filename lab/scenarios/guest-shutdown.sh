@@ -13,12 +13,14 @@ expect_ok vdom list
 assert_eq "$(xl list two-vd | awk 'NR == 2 { print $3 }')" 36 "MiB of the driver domain: 16 and its disks"
 
 step "its console takes commands"
-for command in help devices stats 'log debug' nonsense; do
+for command in help devices queues stats 'log debug' nonsense; do
     type_at two-vd "$command"
 done
 wait_for 5 "an answer" console_says two-vd 'not understood'
 show_console two-vd
 console_says two-vd '^guest: domain' || fail "no list of devices"
+console_says two-vd '^slot 0 queue 0: 256 of 256 entries, packed, 0 in flight' || fail "the first disk's queue is not shown"
+console_says two-vd '^slot 7 queue 0: 1024 of 1024 entries, split, 0 in flight' || fail "the second disk's queue is not shown"
 timeout 2 xl console two-vd </dev/null | head -n 3 || true
 
 step "xl shutdown of the driver domain: it releases its guest, which goes on without its disks"
