@@ -53,8 +53,10 @@ pub(crate) fn run(host: &mut Host, plan: &Plan, options: Options) -> Result<Doma
     }
     check_free(host, &guest.name)?;
     check_free(host, &driver.name)?;
+    // Before the rollback, and so locked until that has removed it.
+    let mut dir = RunDir::of(&host.run_dir, &guest.name);
     let mut rollback = Rollback::new(host);
-    let (mut dir, table, driver_config) = files(&mut rollback, plan)?;
+    let (table, driver_config) = files(&mut rollback, plan, &mut dir)?;
     let driver_domain = start_driver(&mut rollback, driver, &driver_config)?;
     dir.write_driver(&driver_domain)
         .at(&driver.name, "record driver domain")?;
@@ -81,6 +83,8 @@ pub(crate) fn run(host: &mut Host, plan: &Plan, options: Options) -> Result<Doma
             .unpause(guest_domain.id)
             .at(&guest.name, "unpause")?;
     }
+    // Also after the last step: nobody would be told otherwise that Ctrl-C came too late.
+    go_on(rollback.host, &guest.name)?;
     rollback.keep();
     dir.created();
     let done = if options.paused { "is paused" } else { "runs" };
@@ -113,10 +117,10 @@ fn check_free(host: &mut Host, name: &str) -> Result<(), Failure> {
 fn files(
     rollback: &mut Rollback<'_>,
     plan: &Plan,
-) -> Result<(RunDir, Option<PathBuf>, PathBuf), Failure> {
+    dir: &mut RunDir,
+) -> Result<(Option<PathBuf>, PathBuf), Failure> {
     const STEP: &str = "write files";
     let name = &plan.guest.name;
-    let mut dir = RunDir::of(&rollback.host.run_dir, name);
     // A PVH guest gets no firmware, and so no table.
     let (table, what) = match plan.guest.kind {
         TargetType::Hvm => (Some(ssdt::table(&plan.guest.devices)), "its ACPI table"),
@@ -134,7 +138,7 @@ fn files(
         Source::Text(text) => dir.write_driver_config(text).at(&plan.driver.name, STEP)?,
         Source::File { path, .. } => path.clone(),
     };
-    Ok((dir, table, config))
+    Ok((table, config))
 }
 
 /// Starts the driver domain: it boots while the guest is being built.
@@ -221,7 +225,7 @@ fn create(
     Ok(domain)
 }
 
-/// Between two steps: does the operator still want it?
+/// After each step: does the operator still want it?
 fn go_on(host: &mut Host, name: &str) -> Result<(), Failure> {
     if host.clock.interrupted() {
         return Err(Trouble::new("interrupted", "start again").at(name, "create"));

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -69,6 +69,9 @@ pub(crate) struct World {
     pub(crate) lives_on: bool,
     /// A driver domain powers off by itself after its guest has gone.
     pub(crate) drivers_end: bool,
+    /// Whether this directory was locked, for each domain that vdom has destroyed.
+    pub(crate) directory: PathBuf,
+    pub(crate) locked: Vec<bool>,
     pub(crate) now: Duration,
     next_id: u16,
 }
@@ -282,6 +285,8 @@ impl Xl for Fake {
     fn destroy(&mut self, id: u16) -> Result<(), Trouble> {
         let mut world = self.0.borrow_mut();
         world.call("destroy", &id.to_string())?;
+        let locked = crate::os::is_locked(&world.directory);
+        world.locked.push(locked);
         assert!(
             world.state.domains.contains_key(&id),
             "domain {id} does not exist"

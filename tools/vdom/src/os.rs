@@ -1,8 +1,10 @@
 //! What vdom needs of Linux beyond std: waiting for input, hearing of Ctrl-C, locks.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File, Metadata};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -44,18 +46,63 @@ pub(crate) fn detach(log: &File) -> io::Result<Option<u32>> {
                 libc::dup2(log.as_raw_fd(), 1);
                 libc::dup2(log.as_raw_fd(), 2);
             }
+            // What came from the terminal until now was too late for its parent, and is not meant for this process.
+            INTERRUPTED.store(false, Ordering::Relaxed);
             Ok(None)
         }
         pid => Ok(Some(pid.cast_unsigned())),
     }
 }
 
-/// Tells a process to end.
-pub(crate) fn terminate(pid: u32) {
-    if let Ok(pid) = libc::pid_t::try_from(pid) {
-        // SAFETY: a plain call. That the process has ended already is no harm.
-        unsafe { libc::kill(pid, libc::SIGTERM) };
+/// Tells a process to end, if it is one that has that file open: when a process has ended, its id is given to another.
+/// Returns whether it was told.
+pub(crate) fn terminate(pid: u32, file: &Path) -> bool {
+    let Ok(pid) = libc::pid_t::try_from(pid) else {
+        return false;
+    };
+    // SAFETY: a plain call, which gives a descriptor or -1.
+    let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let Ok(process @ 0..) = RawFd::try_from(process) else {
+        return false;
+    };
+    // SAFETY: the descriptor is new, and nobody else's.
+    let process = unsafe { OwnedFd::from_raw_fd(process) };
+    if !has_open(pid, file) {
+        return false;
     }
+    let nothing = std::ptr::null::<libc::siginfo_t>();
+    let (number, signal) = (libc::SYS_pidfd_send_signal, libc::SIGTERM);
+    // SAFETY: the descriptor is open, and a signal needs no further information. It reaches the process whose files were
+    // looked at, or none.
+    unsafe { libc::syscall(number, process.as_raw_fd(), signal, nothing, 0) == 0 }
+}
+
+fn has_open(pid: libc::pid_t, file: &Path) -> bool {
+    let (Ok(there), Ok(open)) = (
+        std::fs::metadata(file),
+        std::fs::read_dir(format!("/proc/{pid}/fd")),
+    ) else {
+        return false;
+    };
+    let open = open.filter_map(|entry| std::fs::metadata(entry.ok()?.path()).ok());
+    open.into_iter().any(|open| is_same(&open, &there))
+}
+
+/// Whether a file is what is found at a path.
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(ours), Ok(there)) = (file.metadata(), std::fs::metadata(path)) else {
+        return false;
+    };
+    is_same(&ours, &there)
+}
+
+fn is_same(a: &Metadata, b: &Metadata) -> bool {
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+/// Makes a directory that only root can look into, if it is not there.
+pub(crate) fn make_private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Waits until there is something to read or the time is over; may return early.
@@ -93,6 +140,14 @@ pub(crate) fn lock(file: &File, how: Lock) -> io::Result<bool> {
         error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
         error => Err(error),
     }
+}
+
+/// Whether somebody has a lock on a file or directory, and is alive.
+pub(crate) fn is_locked(path: &Path) -> bool {
+    // Shared, so that two that only look do not take each other for a holder.
+    let lock = libc::LOCK_SH | libc::LOCK_NB;
+    // SAFETY: the descriptor is open, and nothing but a lock is attached to it; that goes with the descriptor.
+    File::open(path).is_ok_and(|file| unsafe { libc::flock(file.as_raw_fd(), lock) } != 0)
 }
 
 /// The machine's clock.

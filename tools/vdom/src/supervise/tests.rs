@@ -1,12 +1,10 @@
-//! A supervisor against a fake host, and claims with real files.
+//! A supervisor against a fake host.
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use super::*;
 use crate::fake::Fake;
 use crate::host::node;
-use crate::os::RealClock;
 use crate::testing::TempDir;
 
 const GUEST: &str = r#"
@@ -163,59 +161,4 @@ fn any_call_may_fail_once() {
             }
         }
     }
-}
-
-#[test]
-fn one_supervisor_at_a_time_and_its_file_goes_with_it() {
-    let dir = TempDir::new("claim");
-    let mut clock = RealClock(Instant::now());
-    let path = Claim::path(dir.path(), "web");
-    let first = Claim::try_take(&path).unwrap().unwrap();
-    assert!(Claim::try_take(&path).unwrap().is_none());
-    assert!(
-        Claim::try_take(&Claim::path(dir.path(), "db"))
-            .unwrap()
-            .is_some()
-    );
-    drop(first);
-    assert!(!path.exists());
-    // One that was killed leaves its file, and no lock.
-    std::fs::write(&path, "1\n").unwrap();
-    assert!(!end(dir.path(), "web", &mut clock).unwrap());
-    assert!(!path.exists(), "it goes with the guest");
-    let claim = Claim::take(dir.path(), "web", &mut clock).unwrap();
-    drop(claim);
-    assert!(!end(dir.path(), "web", &mut clock).unwrap());
-}
-
-#[test]
-fn a_guest_that_is_supervised_is_not_taken_over() {
-    let dir = TempDir::new("claimed");
-    let _other = Claim::try_take(&Claim::path(dir.path(), "web")).unwrap();
-    let mut clock = Fake::new();
-    let refusal = Claim::take(dir.path(), "web", &mut clock).unwrap_err();
-    assert!(refusal.what.contains("another vdom"), "{}", refusal.what);
-    assert!(clock.now() >= NOTICE);
-}
-
-#[test]
-fn a_supervisor_is_told_to_end_and_waited_for() {
-    let dir = TempDir::new("told");
-    let path = Claim::path(dir.path(), "web");
-    // A shell stands in for vdom: it holds the lock until it is told to end.
-    let script = format!(
-        "exec 9>{0}; flock 9; echo $$ >{0}; exec sleep 100",
-        path.display()
-    );
-    let mut shell = std::process::Command::new("sh")
-        .args(["-c", &script])
-        .spawn()
-        .unwrap();
-    while std::fs::read_to_string(&path).is_ok_and(|text| text.is_empty()) || !path.exists() {
-        std::thread::sleep(POLL);
-    }
-    let mut clock = RealClock(Instant::now());
-    assert!(end(dir.path(), "web", &mut clock).unwrap());
-    assert!(!shell.wait().unwrap().success());
-    assert!(!path.exists());
 }
