@@ -19,6 +19,7 @@ const POWER_OFF: u8 = 0;
 const REBOOT: u8 = 1;
 const CRASH: u8 = 3;
 const WATCHDOG: u8 = 4;
+const SOFT_RESET: u8 = 5;
 
 /// A host on which the guest has been created once.
 struct Bench {
@@ -76,7 +77,7 @@ const OPTIONS: Options = Options {
 
 #[test]
 fn each_reboot_gives_a_new_guest_with_a_new_driver_domain() {
-    let bench = Bench::new(&[REBOOT, CRASH, REBOOT]);
+    let bench = Bench::new(&[REBOOT, CRASH, SOFT_RESET]);
     bench.supervise().unwrap();
     assert_eq!(bench.count("create web"), 3);
     assert_eq!(bench.count("create web-vd"), 3);
