@@ -35,10 +35,11 @@ pub(crate) struct Options {
 /// Reads and checks the configurations.
 pub(crate) fn plan(path: &Path, overrides: &[String]) -> Result<Plan, Failure> {
     const STEP: &str = "check configuration";
-    let config = guest::load(path, overrides).at(&path.display().to_string(), STEP)?;
+    let text = guest::read(path).at(&path.display().to_string(), STEP)?;
+    let config = guest::parse(path, &text, overrides).at(&path.display().to_string(), STEP)?;
     let name = guest::name_or_path(&config, path);
     let mut guest = Guest::from_config(&config, path, overrides).at(&name, STEP)?;
-    guest.text = guest::read(path).at(&name, STEP)?;
+    guest.text = text;
     let driver = Driver::for_guest(&guest).at(&name, "check driver domain")?;
     Ok(Plan { guest, driver })
 }
@@ -56,7 +57,7 @@ pub(crate) fn run(host: &mut Host, plan: &Plan, options: Options) -> Result<Doma
     // Before the rollback, and so locked until that has removed it.
     let mut dir = RunDir::of(&host.run_dir, &guest.name);
     let mut rollback = Rollback::new(host);
-    let (table, driver_config) = files(&mut rollback, plan, &mut dir)?;
+    let (table, driver_config) = files(&mut rollback, plan, options.again, &mut dir)?;
     let driver_domain = start_driver(&mut rollback, driver, &driver_config)?;
     dir.write_driver(&driver_domain)
         .at(&driver.name, "record driver domain")?;
@@ -117,6 +118,7 @@ fn check_free(host: &mut Host, name: &str) -> Result<(), Failure> {
 fn files(
     rollback: &mut Rollback<'_>,
     plan: &Plan,
+    again: bool,
     dir: &mut RunDir,
 ) -> Result<(Option<PathBuf>, PathBuf), Failure> {
     const STEP: &str = "write files";
@@ -135,8 +137,11 @@ fn files(
     let table = table.map(|table| dir.write_table(&table));
     let table = table.transpose().at(name, STEP)?;
     let config = match &plan.driver.source {
-        Source::Text(text) => dir.write_driver_config(text).at(&plan.driver.name, STEP)?,
-        Source::File { path, .. } => path.clone(),
+        Source::File { path, .. } if !again => path.clone(),
+        // When it is created again, the file may be another one.
+        Source::Text(text) | Source::File { text, .. } => {
+            dir.write_driver_config(text).at(&plan.driver.name, STEP)?
+        }
     };
     Ok((table, config))
 }

@@ -114,12 +114,13 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Trouble> {
 
 /// Reads a configuration file with overrides, as xl would.
 pub(crate) fn load(path: &Path, overrides: &[String]) -> Result<Config, Trouble> {
-    let bytes = read(path)?;
+    parse(path, &read(path)?, overrides)
+}
+
+/// Reads what is in a configuration file.
+pub(crate) fn parse(path: &Path, bytes: &[u8], overrides: &[String]) -> Result<Config, Trouble> {
     let mut config = Config::default();
-    config.add(
-        &path.display().to_string(),
-        &String::from_utf8_lossy(&bytes),
-    )?;
+    config.add(&path.display().to_string(), &String::from_utf8_lossy(bytes))?;
     for text in overrides {
         config.add("command line", text)?;
     }

@@ -259,7 +259,9 @@ fn check(plan: &create::Plan) {
     }
     match &driver.source {
         driver::Source::Text(text) => println!("the driver domain's configuration:\n{text}"),
-        driver::Source::File { path, overrides } => {
+        driver::Source::File {
+            path, overrides, ..
+        } => {
             println!(
                 "the driver domain's configuration: {} {}",
                 path.display(),

@@ -15,6 +15,11 @@ on_crash = "restart"
 vdom_image = "image"
 vdom_devices = [ "type=blk,backend=ram:1M" ]
 "#;
+const DRIVER: &str = r#"
+name = "mine"
+type = "pvh"
+memory = 64
+"#;
 const POWER_OFF: u8 = 0;
 const REBOOT: u8 = 1;
 const CRASH: u8 = 3;
@@ -32,9 +37,15 @@ struct Bench {
 impl Bench {
     /// The guest is going to end like this, time after time, and then is destroyed by somebody.
     fn new(endings: &[u8]) -> Self {
+        Self::with(GUEST, endings)
+    }
+
+    fn with(guest: &str, endings: &[u8]) -> Self {
         let dir = TempDir::new("supervise");
-        dir.file("image", b"\x7fELF\x02 and so on");
-        let config = dir.file("web.cfg", GUEST);
+        let image = dir.file("image", b"\x7fELF\x02 and so on");
+        let kernel = format!("kernel = \"{}\"\n", image.display());
+        dir.file("driver.cfg", format!("{DRIVER}{kernel}"));
+        let config = dir.file("web.cfg", guest);
         let fake = Fake::new();
         let plan = create::plan(&config, &[]).unwrap();
         let run_dir = dir.path().join("run");
@@ -126,6 +137,21 @@ fn a_guest_comes_back_as_it_was_though_its_file_has_changed() {
     bench.dir.file("web.cfg", "name = \"other\"\n");
     bench.supervise().unwrap();
     assert_eq!(bench.count("create web"), 1);
+}
+
+#[test]
+fn its_driver_domain_comes_back_as_it_was_too() {
+    let own = GUEST.replace("vdom_image = \"image\"", "vdom_driver = \"driver.cfg\"");
+    let bench = Bench::with(&own, &[REBOOT]);
+    bench
+        .dir
+        .file("driver.cfg", "name = \"other\"\ntype = \"pv\"\n");
+    bench.fake.0.borrow_mut().lives_on = true;
+    bench.supervise().unwrap();
+    let (_, driver) = bench.fake.named("mine").unwrap();
+    let memory = ("memory".to_owned(), "64".to_owned());
+    assert!(driver.config.contains(&memory), "{:?}", driver.config);
+    assert!(driver.config.iter().any(|(key, _)| key == "shadow_memory"));
 }
 
 #[test]
