@@ -210,6 +210,7 @@ fn create(
         Ok(domain) => domain,
         Err(trouble) => {
             // Once more: the first failure may have been of the connection only.
+            let _ = host.store.reconnect();
             if let Ok(Some(domain)) = host.find(name) {
                 rollback.push(Undo::Destroy {
                     id: domain.id,

@@ -154,6 +154,7 @@ fn create(plan: &create::Plan, options: create::Options, verbose: bool) -> Resul
     if plan.guest.restarts.is_empty() {
         return create::run(&mut host, plan, options).map(|_| ());
     }
+    let pace = supervise::Pace::from_environment().at(name, "supervise")?;
     let log = supervise::open_log(&host.report, name)
         .map_err(|error| Trouble::new(format!("/dev/null: {error}"), "mend this host"));
     let log = log.at(name, "supervise")?;
@@ -174,7 +175,7 @@ fn create(plan: &create::Plan, options: create::Options, verbose: bool) -> Resul
     drop(host);
     // Its parent does so too, unless it has been killed.
     let _ = claim.sign();
-    supervise::run(&mut with_xen(verbose)?, plan, options, guest)
+    supervise::run(&mut with_xen(verbose)?, plan, options, pace, guest)
 }
 
 /// A host for commands that issue no hypercall.

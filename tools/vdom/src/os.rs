@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::host::Clock;
 
+/// What an operator ends a command with.
+const SIGNALS: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn interrupt(_signal: libc::c_int) {
@@ -19,7 +21,7 @@ extern "C" fn interrupt(_signal: libc::c_int) {
 /// From now on SIGINT, SIGTERM and SIGHUP only set what [`RealClock`] reports, so that vdom can roll back.
 pub(crate) fn catch_interrupts() {
     let handler = interrupt as extern "C" fn(libc::c_int);
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+    for signal in SIGNALS {
         // SAFETY: the handler only stores to an atomic, which is allowed in a signal handler.
         unsafe { libc::signal(signal, handler as libc::sighandler_t) };
     }
@@ -117,6 +119,35 @@ pub(crate) fn poll_readable(file: &File, time: Duration) {
     unsafe { libc::poll(&raw mut entry, 1, milliseconds.max(1)) };
 }
 
+/// The same, but not at all if a signal has come that [`catch_interrupts`] has asked for, and no longer than until one
+/// comes: no moment is left between the look at the flag and the wait.
+pub(crate) fn poll_unless_interrupted(file: &File, time: Duration) {
+    let mut entry = libc::pollfd {
+        fd: file.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let time = libc::timespec {
+        tv_sec: time.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    };
+    // SAFETY: a set is plain data, for which all zeroes are a value.
+    let (mut ours, mut before): (libc::sigset_t, libc::sigset_t) = unsafe { std::mem::zeroed() };
+    // SAFETY: all pointers are to values that live during the calls; the signals are held back on this thread only, and
+    // only until the last call.
+    unsafe {
+        libc::sigemptyset(&raw mut ours);
+        for signal in SIGNALS {
+            libc::sigaddset(&raw mut ours, signal);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const ours, &raw mut before);
+        if !is_interrupted() {
+            libc::ppoll(&raw mut entry, 1, &raw const time, &raw const before);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
+    }
+}
+
 /// How to take a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lock {
@@ -167,3 +198,6 @@ impl Clock for RealClock {
         is_interrupted()
     }
 }
+
+#[cfg(test)]
+mod tests;

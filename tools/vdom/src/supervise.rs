@@ -3,7 +3,9 @@
 //! A driver domain has power over one domain for its whole life, and a guest that starts again is another domain. So xl is
 //! told to leave a guest that wants to start again as it is, shut down; then there is no moment at which this could be
 //! missed: the reason stays readable until the supervisor has destroyed the domain. A guest that ends in any other way is
-//! left to xl, and is the end of its supervisor.
+//! left to xl, and is the end of its supervisor. Nothing else is, but a guest that cannot be created again.
+
+mod pace;
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -18,22 +20,26 @@ use crate::guest::Ending;
 use crate::host::{Domain, Host};
 use crate::report::Reporter;
 
+pub(crate) use pace::Pace;
+use pace::SHORTEST;
+
 const STEP: &str = "supervise";
 /// How long to wait for news of domains before looking all the same.
 const LOOK: Duration = Duration::from_secs(60);
 /// How long a driver domain may take to end: it closes its disks, and xl takes its time.
 const GRACE: Duration = Duration::from_secs(15);
-/// The time from one start to the next, at least: a guest that ends at once must not keep the host busy.
-const SHORTEST: Duration = Duration::from_secs(2);
 /// How often creation is tried, and how long to wait in between: what it needs may be about to become free.
 const TRIES: u32 = 3;
 const BETWEEN: Duration = Duration::from_secs(5);
+/// How soon a supervisor notices that it is to end, while it waits for a time to pass.
+const NAP: Duration = Duration::from_millis(200);
 
 /// Until the guest has ended for good, or somebody ends the supervisor.
 pub(crate) fn run(
     host: &mut Host,
     plan: &Plan,
     options: Options,
+    mut pace: Pace,
     first: Domain,
 ) -> Result<(), Failure> {
     let mut guest = first;
@@ -45,45 +51,84 @@ pub(crate) fn run(
     };
     loop {
         let started = host.clock.now();
-        let Some(ending) = wait_for_end(host, plan, &guest)? else {
+        let Some(ending) = wait_for_end(host, plan, &guest) else {
             return Ok(());
         };
+        let gap = pace.after(host.clock.now().saturating_sub(started));
         restarts = restarts.saturating_add(1);
+        let (name, id) = (&guest.name, guest.id);
         host.report.say(&format!(
-            "{} (id {}) has ended: {ending:?}; restart {restarts}",
-            guest.name, guest.id
+            "{name} (id {id}) has ended: {ending:?}; restart {restarts}"
         ));
-        let drivers = host.drivers_of(guest.id).at(&guest.name, STEP)?;
-        host.xl.destroy(guest.id).at(&guest.name, STEP)?;
-        destroy::end_drivers(host, &drivers, GRACE)?;
-        let lived = host.clock.now().saturating_sub(started);
-        host.clock.sleep(SHORTEST.saturating_sub(lived));
+        let ended = persist(host, name, |host| end_pair(host, &guest));
+        let left = gap.saturating_sub(host.clock.now().saturating_sub(started));
+        if left > SHORTEST {
+            let seconds = left.as_secs();
+            host.report
+                .say(&format!("{name} ends too often: it waits {seconds} s"));
+        }
+        if ended.is_none() || !rest(host, left) {
+            return Ok(());
+        }
         guest = create_again(host, plan, options)?;
     }
 }
 
 /// How a guest has ended that is to be created again; nothing if it is not.
-fn wait_for_end(host: &mut Host, plan: &Plan, guest: &Domain) -> Result<Option<Ending>, Failure> {
+fn wait_for_end(host: &mut Host, plan: &Plan, guest: &Domain) -> Option<Ending> {
     loop {
         if host.clock.interrupted() {
-            return Ok(None);
+            return None;
         }
-        match host
-            .hypervisor
-            .domain_info(guest.id)
-            .at(&guest.name, STEP)?
-        {
-            None => return Ok(None),
-            Some(info) if info.dying => return Ok(None),
-            Some(info) => {
-                let ending = info.ending();
-                if let Some(ending) = ending.filter(|ending| plan.guest.restarts.contains(ending)) {
-                    return Ok(Some(ending));
-                }
-            }
+        match persist(host, &guest.name, |host| look(host, plan, guest))? {
+            Seen::Alive => {}
+            Seen::Gone => return None,
+            Seen::Ended(ending) => return Some(ending),
         }
-        host.store.wait_for_an_end(LOOK).at(&guest.name, STEP)?;
     }
+}
+
+/// How a guest is.
+enum Seen {
+    Alive,
+    Gone,
+    Ended(Ending),
+}
+
+/// Looks at a guest; if it is alive, something may have happened since.
+fn look(host: &mut Host, plan: &Plan, guest: &Domain) -> Result<Seen, Failure> {
+    let info = host.hypervisor.domain_info(guest.id);
+    let Some(info) = info.at(&guest.name, STEP)?.filter(|info| !info.dying) else {
+        return Ok(Seen::Gone);
+    };
+    let restarts = &plan.guest.restarts;
+    if let Some(ending) = info.ending().filter(|ending| restarts.contains(ending)) {
+        return Ok(Seen::Ended(ending));
+    }
+    host.store.wait_for_an_end(LOOK).at(&guest.name, STEP)?;
+    Ok(Seen::Alive)
+}
+
+/// Destroys a guest that has ended, if that has not been done, and lets its driver domain end.
+fn end_pair(host: &mut Host, guest: &Domain) -> Result<(), Failure> {
+    let name = &guest.name;
+    let drivers = host.drivers_of(guest.id).at(name, STEP)?;
+    if !is_gone(host, guest)? {
+        let result = host.xl.destroy(guest.id);
+        if !is_gone(host, guest)? {
+            result.at(name, STEP)?;
+        }
+    }
+    destroy::end_drivers(host, &drivers, GRACE)
+}
+
+/// A guest that has been destroyed lasts until its driver domain lets it go.
+fn is_gone(host: &mut Host, guest: &Domain) -> Result<bool, Failure> {
+    let info = host
+        .hypervisor
+        .domain_info(guest.id)
+        .at(&guest.name, STEP)?;
+    Ok(info.is_none_or(|info| info.dying))
 }
 
 fn create_again(host: &mut Host, plan: &Plan, options: Options) -> Result<Domain, Failure> {
@@ -92,11 +137,54 @@ fn create_again(host: &mut Host, plan: &Plan, options: Options) -> Result<Domain
         match create::run(host, plan, options) {
             Err(failure) if tries < TRIES && !host.clock.interrupted() => {
                 host.report.note(&plan.guest.name, &failure.to_string());
-                host.clock.sleep(BETWEEN);
+                rest(host, BETWEEN);
+                reconnect(host);
                 tries += 1;
             }
             result => return result,
         }
+    }
+}
+
+/// Does what has to be done, until it works: a daemon may be about to be restarted. Nothing if the supervisor is to end
+/// before that. Of failures that are the same one is told.
+fn persist<T>(
+    host: &mut Host,
+    name: &str,
+    mut what: impl FnMut(&mut Host) -> Result<T, Failure>,
+) -> Option<T> {
+    let (mut pause, mut told) = (SHORTEST, None);
+    loop {
+        let failure = match what(host) {
+            Ok(value) => return Some(value),
+            Err(failure) => failure,
+        };
+        if told.as_ref() != Some(&failure) {
+            host.report.note(name, &format!("{failure}: trying again"));
+        }
+        told = Some(failure);
+        if !rest(host, pause) {
+            return None;
+        }
+        pause = (pause * 2).min(LOOK);
+        reconnect(host);
+    }
+}
+
+/// The connection may be what has failed. If there is none to be had, whatever needs it says so.
+fn reconnect(host: &mut Host) {
+    let _ = host.store.reconnect();
+}
+
+/// Waits for so long. Returns whether the supervisor is to go on.
+fn rest(host: &mut Host, time: Duration) -> bool {
+    let end = host.clock.now() + time;
+    loop {
+        let left = end.saturating_sub(host.clock.now());
+        if left.is_zero() || host.clock.interrupted() {
+            return !host.clock.interrupted();
+        }
+        host.clock.sleep(left.min(NAP));
     }
 }
 
