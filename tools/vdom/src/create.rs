@@ -61,6 +61,10 @@ pub(crate) fn run(host: &mut Host, plan: &Plan, options: Options) -> Result<Doma
     let driver_domain = start_driver(&mut rollback, driver, &driver_config)?;
     dir.write_driver(&driver_domain)
         .at(&driver.name, "record driver domain")?;
+    if !guest.restarts.is_empty() {
+        dir.write_restarts(&guest.restarts)
+            .at(&guest.name, "write files")?;
+    }
     let config = if options.again {
         dir.write_guest_config(&guest.text)
             .at(&guest.name, "write files")?

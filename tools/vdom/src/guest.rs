@@ -112,12 +112,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Trouble> {
     })
 }
 
-/// Reads a configuration file with overrides, as xl would.
-pub(crate) fn load(path: &Path, overrides: &[String]) -> Result<Config, Trouble> {
-    parse(path, &read(path)?, overrides)
-}
-
-/// Reads what is in a configuration file.
+/// Understands what is in a configuration file, with overrides, as xl would.
 pub(crate) fn parse(path: &Path, bytes: &[u8], overrides: &[String]) -> Result<Config, Trouble> {
     let mut config = Config::default();
     config.add(&path.display().to_string(), &String::from_utf8_lossy(bytes))?;

@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::failure::Trouble;
+use crate::guest::Ending;
 use crate::host::Domain;
 use crate::os::{self, Lock, lock};
 
@@ -18,6 +19,7 @@ const TABLE: &str = "ssdt.aml";
 const GUEST_CONFIG: &str = "guest.cfg";
 const DRIVER_CONFIG: &str = "driver.cfg";
 const DRIVER: &str = "driver";
+const RESTARTS: &str = "restarts";
 
 /// The directory of one guest.
 #[derive(Debug)]
@@ -106,6 +108,20 @@ impl RunDir {
             id: id.parse().ok()?,
             name: name.into(),
         })
+    }
+
+    /// Remembers that the guest is to be created again after some endings.
+    pub(crate) fn write_restarts(&self, endings: &[Ending]) -> Result<(), Trouble> {
+        let text: String = endings
+            .iter()
+            .map(|ending| format!("{ending:?}\n"))
+            .collect();
+        self.write(RESTARTS, text.as_bytes()).map(|_| ())
+    }
+
+    /// Whether the guest is to be created again after some endings.
+    pub(crate) fn restarts(&self) -> bool {
+        self.path.join(RESTARTS).exists()
     }
 
     /// Its path.

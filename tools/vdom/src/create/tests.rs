@@ -113,6 +113,8 @@ fn both_domains_run_and_the_description_is_complete() {
         permissions.get(&node(driver, keys::STATUS)),
         Some(&(driver, driver))
     );
+    let kept = std::fs::read_to_string(bench.run_dir().join("web/restarts")).unwrap();
+    assert_eq!(kept, "Reboot\nSoftReset\n");
 }
 
 #[test]
