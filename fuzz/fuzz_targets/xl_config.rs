@@ -343,7 +343,11 @@ fn guest_file(source: &mut Source<'_>) {
                 ("acpi_firmware", &["'x'"]),
                 ("builder", &["'hvm'", "'generic'"]),
                 ("maxmem", &["1", "16777217", "'all'"]),
-                ("on_reboot", &["'restart'", "'coredump-restart'", "[]"]),
+                ("on_reboot", &["'restart'", "'soft-reset'", "[]"]),
+                (
+                    "on_soft_reset",
+                    &["'restart'", "'soft-reset'", "'rename-restart'"],
+                ),
                 ("pvh", &["0", "1"]),
                 ("type", &["'pv'", "'pvh'", "'other'"]),
                 (
@@ -419,6 +423,16 @@ fn check_restarts(config: &Config, guest: &Guest) {
         ("on_reboot", "restart", guest::Ending::Reboot),
         ("on_crash", "destroy", guest::Ending::Crash),
         ("on_watchdog", "destroy", guest::Ending::Watchdog),
+        // If nothing is said, the same as for the others.
+        (
+            "on_soft_reset",
+            if guest.restarts.is_empty() {
+                "destroy"
+            } else {
+                "restart"
+            },
+            guest::Ending::SoftReset,
+        ),
     ] {
         let action = |config: &Config| {
             let setting = config.get(key);
@@ -429,9 +443,10 @@ fn check_restarts(config: &Config, guest: &Guest) {
         };
         let (asked, action) = (action(config), action(&changed));
         assert!(!action.contains("restart"), "{key}: {action}");
+        assert_ne!(action, "soft-reset", "{key}");
         assert_eq!(
             guest.restarts.contains(&ending),
-            asked == "restart",
+            ["restart", "soft-reset"].contains(&asked.as_str()),
             "{key}"
         );
     }

@@ -70,9 +70,10 @@ again=/root/again.cfg
 sed -e 's/^name = .*/name = "again"/' -e 's/run=console/run=selftest reboot=1/' -e 's/on_reboot = .*/on_reboot = "restart"/' \
     -e '/"slot=[1-7]/d' /root/examples/paired.cfg >"$again"
 : >/var/log/xen/vdom-again.log
-expect_ok vdom create "$again"
+# A guest that ends so soon would have to wait longer and longer.
+expect_ok env VDOM_RESTART_GAP=2 vdom create "$again"
 pid=$(cat /run/vdom/.again.supervisor)
-expect_fail 'another vdom supervises|a domain of this name' vdom create "$again"
+expect_fail 'another vdom creates|a domain of this name' vdom create "$again"
 has_restarted() { [[ $(grep -c 'restart [0-9]*$' /var/log/xen/vdom-again.log) -ge $1 ]]; }
 restarted_or_failed() { has_restarted "$REBOOTS" || console_says again FAIL; }
 wait_for $((60 + 15 * REBOOTS)) "$REBOOTS restarts" restarted_or_failed
@@ -81,5 +82,21 @@ tail -n 12 /var/log/xen/vdom-again.log
 has_ended "$pid" || fail "its supervisor lives"
 (($(grep -ac '^paired: RESULT PASS' "$(console again)") >= REBOOTS)) || fail "$(tail -n 3 "$(console again)")"
 console_says again FAIL && fail "$(grep -am 1 FAIL "$(console again)")"
+assert_clean
+wait_for 10 "Xen has all of its memory again ($free MiB; now $(free_memory))" has_all
+
+step "its supervisor is killed, and its id given to another process: that is seen, and no harm"
+sed -i 's/run=selftest reboot=1/run=console/' "$again"
+expect_ok vdom create "$again"
+assert_eq "$(stat -c %a /run/vdom/again/restarts)" 600 "who may read the guest's files"
+vdom list | grep -q unsupervised && fail "it is supervised"
+kill -9 "$(cat /run/vdom/.again.supervisor)"
+sleep 600 &
+innocent=$!
+echo "$innocent" >/run/vdom/.again.supervisor
+vdom list | grep -q ',unsupervised ' || fail "$(vdom list)"
+expect_ok vdom destroy again
+has_ended "$innocent" && fail "an innocent process was ended"
+kill "$innocent"
 assert_clean
 wait_for 10 "Xen has all of its memory again ($free MiB; now $(free_memory))" has_all

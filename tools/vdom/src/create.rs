@@ -35,10 +35,11 @@ pub(crate) struct Options {
 /// Reads and checks the configurations.
 pub(crate) fn plan(path: &Path, overrides: &[String]) -> Result<Plan, Failure> {
     const STEP: &str = "check configuration";
-    let config = guest::load(path, overrides).at(&path.display().to_string(), STEP)?;
+    let text = guest::read(path).at(&path.display().to_string(), STEP)?;
+    let config = guest::parse(path, &text, overrides).at(&path.display().to_string(), STEP)?;
     let name = guest::name_or_path(&config, path);
     let mut guest = Guest::from_config(&config, path, overrides).at(&name, STEP)?;
-    guest.text = guest::read(path).at(&name, STEP)?;
+    guest.text = text;
     let driver = Driver::for_guest(&guest).at(&name, "check driver domain")?;
     Ok(Plan { guest, driver })
 }
@@ -53,11 +54,17 @@ pub(crate) fn run(host: &mut Host, plan: &Plan, options: Options) -> Result<Doma
     }
     check_free(host, &guest.name)?;
     check_free(host, &driver.name)?;
+    // Before the rollback, and so locked until that has removed it.
+    let mut dir = RunDir::of(&host.run_dir, &guest.name);
     let mut rollback = Rollback::new(host);
-    let (mut dir, table, driver_config) = files(&mut rollback, plan)?;
+    let (table, driver_config) = files(&mut rollback, plan, options.again, &mut dir)?;
     let driver_domain = start_driver(&mut rollback, driver, &driver_config)?;
     dir.write_driver(&driver_domain)
         .at(&driver.name, "record driver domain")?;
+    if !guest.restarts.is_empty() {
+        dir.write_restarts(&guest.restarts)
+            .at(&guest.name, "write files")?;
+    }
     let config = if options.again {
         dir.write_guest_config(&guest.text)
             .at(&guest.name, "write files")?
@@ -81,6 +88,8 @@ pub(crate) fn run(host: &mut Host, plan: &Plan, options: Options) -> Result<Doma
             .unpause(guest_domain.id)
             .at(&guest.name, "unpause")?;
     }
+    // Also after the last step: nobody would be told otherwise that Ctrl-C came too late.
+    go_on(rollback.host, &guest.name)?;
     rollback.keep();
     dir.created();
     let done = if options.paused { "is paused" } else { "runs" };
@@ -113,10 +122,11 @@ fn check_free(host: &mut Host, name: &str) -> Result<(), Failure> {
 fn files(
     rollback: &mut Rollback<'_>,
     plan: &Plan,
-) -> Result<(RunDir, Option<PathBuf>, PathBuf), Failure> {
+    again: bool,
+    dir: &mut RunDir,
+) -> Result<(Option<PathBuf>, PathBuf), Failure> {
     const STEP: &str = "write files";
     let name = &plan.guest.name;
-    let mut dir = RunDir::of(&rollback.host.run_dir, name);
     // A PVH guest gets no firmware, and so no table.
     let (table, what) = match plan.guest.kind {
         TargetType::Hvm => (Some(ssdt::table(&plan.guest.devices)), "its ACPI table"),
@@ -131,10 +141,13 @@ fn files(
     let table = table.map(|table| dir.write_table(&table));
     let table = table.transpose().at(name, STEP)?;
     let config = match &plan.driver.source {
-        Source::Text(text) => dir.write_driver_config(text).at(&plan.driver.name, STEP)?,
-        Source::File { path, .. } => path.clone(),
+        Source::File { path, .. } if !again => path.clone(),
+        // When it is created again, the file may be another one.
+        Source::Text(text) | Source::File { text, .. } => {
+            dir.write_driver_config(text).at(&plan.driver.name, STEP)?
+        }
     };
-    Ok((dir, table, config))
+    Ok((table, config))
 }
 
 /// Starts the driver domain: it boots while the guest is being built.
@@ -201,6 +214,7 @@ fn create(
         Ok(domain) => domain,
         Err(trouble) => {
             // Once more: the first failure may have been of the connection only.
+            let _ = host.store.reconnect();
             if let Ok(Some(domain)) = host.find(name) {
                 rollback.push(Undo::Destroy {
                     id: domain.id,
@@ -221,7 +235,7 @@ fn create(
     Ok(domain)
 }
 
-/// Between two steps: does the operator still want it?
+/// After each step: does the operator still want it?
 fn go_on(host: &mut Host, name: &str) -> Result<(), Failure> {
     if host.clock.interrupted() {
         return Err(Trouble::new("interrupted", "start again").at(name, "create"));

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use crate::claim::{self, Claim};
 use crate::failure::{At, Failure, Trouble};
 use crate::host::{Domain, Host};
 use crate::rundir::RunDir;
-use crate::supervise;
 
 const STEP_FIND: &str = "find domains";
 const POLL: Duration = Duration::from_millis(50);
@@ -18,9 +18,11 @@ struct Found {
 
 /// Ends everything that belongs to a guest, whatever of it is left.
 pub(crate) fn run(host: &mut Host, name: &str, grace: Duration) -> Result<(), Failure> {
-    if end_supervisor(host, name)? && is_gone(host, name)? {
+    // Held to the end: what is removed here must be no new guest's.
+    let (_claim, ended) = take_over(host, name)?;
+    if ended && is_gone(host, name)? {
         host.report
-            .say(&format!("{name}: its restart has been given up"));
+            .say(&format!("{name}: its creation has been given up"));
         return Ok(());
     }
     let found = find(host, name)?;
@@ -133,16 +135,18 @@ fn recorded(host: &mut Host, guest: &str) -> Result<Option<Domain>, Failure> {
     Ok(domains.into_iter().find(|domain| *domain == driver))
 }
 
-/// Ends the vdom that would create the guest again. Returns whether there was one.
-fn end_supervisor(host: &mut Host, name: &str) -> Result<bool, Failure> {
+/// Ends the vdom that creates the guest, for the first time or again. Returns whether there was one.
+fn take_over(host: &mut Host, name: &str) -> Result<(Option<Claim>, bool), Failure> {
     const STEP: &str = "end supervisor";
     let guest = host.find(name).at(name, STEP)?;
     let name = guest.map_or_else(|| name.to_owned(), |guest| guest.name);
-    let ended = supervise::end(&host.run_dir, &name, &mut *host.clock).at(&name, STEP)?;
+    let (claim, ended) =
+        claim::take_over(&host.run_dir, &name, &mut *host.clock).at(&name, STEP)?;
     if ended {
-        host.report.step(&name, "ended the vdom that supervises it");
+        host.report
+            .step(&name, "ended the vdom that creates or supervises it");
     }
-    Ok(ended)
+    Ok((claim, ended))
 }
 
 /// Whether nothing is left of a guest.

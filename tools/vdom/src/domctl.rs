@@ -101,6 +101,7 @@ impl DomainInfo {
             (true, 1) => Some(Ending::Reboot),
             (true, 3) => Some(Ending::Crash),
             (true, 4) => Some(Ending::Watchdog),
+            (true, 5) => Some(Ending::SoftReset),
             _ => None,
         }
     }

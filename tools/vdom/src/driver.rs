@@ -30,9 +30,10 @@ pub(crate) struct Driver {
 pub(crate) enum Source {
     /// The text of a configuration.
     Text(String),
-    /// A file, and settings that it does not make.
+    /// A file, what was in it when it was checked, and settings that it does not make.
     File {
         path: PathBuf,
+        text: String,
         overrides: Vec<String>,
     },
 }
@@ -136,7 +137,8 @@ const FIXED: [(&str, &str); 6] = [
 ];
 
 fn from_file(needs: &Needs<'_>, path: &Path) -> Result<Driver, Trouble> {
-    let config = guest::load(path, &[])?;
+    let text = guest::read(path)?;
+    let config = guest::parse(path, &text, &[])?;
     let name = guest::domain_name(&config)?;
     check_pvh(&config)?;
     let file = |key| config.get(key).map(Setting::text).transpose();
@@ -191,6 +193,7 @@ fn from_file(needs: &Needs<'_>, path: &Path) -> Result<Driver, Trouble> {
     }
     let source = Source::File {
         path: path.to_owned(),
+        text: String::from_utf8_lossy(&text).into_owned(),
         overrides,
     };
     Ok(Driver { name, source })

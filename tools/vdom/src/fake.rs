@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -61,14 +61,22 @@ pub(crate) struct World {
     pub(crate) fail_at: Option<usize>,
     /// Calls of this kind fail, always.
     pub(crate) fail_kind: Option<&'static str>,
+    /// After that many calls the connection to xenstore is lost.
+    pub(crate) disconnect_at: Option<usize>,
+    disconnected: bool,
     /// After that many calls the operator presses Ctrl-C.
     pub(crate) interrupt_at: Option<usize>,
     /// How the guest `web` ends when vdom waits for that, time after time; it is destroyed when there is nothing left.
     pub(crate) endings: Vec<u8>,
     /// Then it lives on instead, and the operator wants vdom to end.
     pub(crate) lives_on: bool,
+    /// It does so without taking any time.
+    pub(crate) at_once: bool,
     /// A driver domain powers off by itself after its guest has gone.
     pub(crate) drivers_end: bool,
+    /// Whether this directory was locked, for each domain that vdom has destroyed.
+    pub(crate) directory: PathBuf,
+    pub(crate) locked: Vec<bool>,
     pub(crate) now: Duration,
     next_id: u16,
 }
@@ -144,6 +152,10 @@ impl World {
         let number = self.log.len();
         self.log
             .push(format!("{kind} {what}").trim_end().to_owned());
+        self.disconnected |= self.disconnect_at == Some(number);
+        if self.disconnected && ["read", "list", "change", "wait"].contains(&kind) {
+            return Err(Trouble::new("injected loss of the connection", "none"));
+        }
         if self.fail_at == Some(number) || self.fail_kind == Some(kind) {
             return Err(Trouble::new(
                 format!("injected failure of {kind} {what}"),
@@ -282,6 +294,8 @@ impl Xl for Fake {
     fn destroy(&mut self, id: u16) -> Result<(), Trouble> {
         let mut world = self.0.borrow_mut();
         world.call("destroy", &id.to_string())?;
+        let locked = crate::os::is_locked(&world.directory);
+        world.locked.push(locked);
         assert!(
             world.state.domains.contains_key(&id),
             "domain {id} does not exist"
@@ -353,9 +367,18 @@ impl Store for Fake {
     fn wait_for_an_end(&mut self, time: Duration) -> Result<(), Trouble> {
         let mut world = self.0.borrow_mut();
         world.call("wait", "")?;
-        world.now += time;
+        if !world.at_once {
+            world.now += time;
+        }
         world.live();
         world.next_ending();
+        Ok(())
+    }
+
+    fn reconnect(&mut self) -> Result<(), Trouble> {
+        let mut world = self.0.borrow_mut();
+        world.call("reconnect", "")?;
+        world.disconnected = false;
         Ok(())
     }
 }

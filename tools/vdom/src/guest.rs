@@ -23,12 +23,16 @@ const KEYS: [&str; 8] = [
 ];
 const DEFAULT_IMAGE: &str = "/usr/lib/virtio-domain/virtio-domain";
 /// What a domain does when its operating system ends, and what xl does if the configuration says nothing.
-const EVENTS: [(&str, &str, Ending); 4] = [
+/// The last one is judged by the others.
+const EVENTS: [(&str, &str, Ending); 5] = [
     ("on_poweroff", "destroy", Ending::PowerOff),
     ("on_reboot", "restart", Ending::Reboot),
     ("on_crash", "destroy", Ending::Crash),
     ("on_watchdog", "destroy", Ending::Watchdog),
+    ("on_soft_reset", SOFT_RESET, Ending::SoftReset),
 ];
+/// The domain goes on, without anything that Xen had for it.
+const SOFT_RESET: &str = "soft-reset";
 /// Longer names do not fit everywhere in xl and its log files.
 const NAME_MAX: usize = 64;
 
@@ -43,6 +47,8 @@ pub(crate) enum Ending {
     Crash,
     /// Xen's watchdog has ended it.
     Watchdog,
+    /// It wants to start another kernel (kexec), in the same domain.
+    SoftReset,
 }
 
 /// Where the driver domain's configuration comes from.
@@ -106,14 +112,10 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Trouble> {
     })
 }
 
-/// Reads a configuration file with overrides, as xl would.
-pub(crate) fn load(path: &Path, overrides: &[String]) -> Result<Config, Trouble> {
-    let bytes = read(path)?;
+/// Understands what is in a configuration file, with overrides, as xl would.
+pub(crate) fn parse(path: &Path, bytes: &[u8], overrides: &[String]) -> Result<Config, Trouble> {
     let mut config = Config::default();
-    config.add(
-        &path.display().to_string(),
-        &String::from_utf8_lossy(&bytes),
-    )?;
+    config.add(&path.display().to_string(), &String::from_utf8_lossy(bytes))?;
     for text in overrides {
         config.add("command line", text)?;
     }
@@ -177,31 +179,59 @@ impl Guest {
         }
     }
 
-    /// A domain that xl restarts gets a new id, and the driver domain has power over the old one only. So xl leaves such
-    /// a domain as it is when it has ended, and vdom creates both anew.
+    /// A domain that xl restarts gets a new id, and the driver domain has power over the old one only; a soft reset takes
+    /// its ioreq servers away, and what it has mapped. So xl leaves such a domain as it is when it has ended, and vdom
+    /// creates both anew.
     fn take_over_restarts(&mut self, config: &Config) -> Result<(), Trouble> {
         for (key, default, ending) in EVENTS {
-            let action = match config.get(key) {
-                Some(setting) => setting.text()?,
-                None => default,
-            };
-            if action == "restart" {
-                self.restarts.push(ending);
-                self.overrides.push(format!("{key}=\"preserve\""));
-            } else if action.contains("restart") {
-                let instead = if action.starts_with("coredump") {
-                    "coredump-destroy"
-                } else {
-                    "destroy"
-                };
-                self.overrides.push(format!("{key}=\"{instead}\""));
-                self.notes.push(format!(
-                    "{key}=\"{instead}\" is used instead of \"{action}\", which vdom cannot do: a restarted guest is a new \
-                     domain, and its driver domain cannot serve it"
-                ));
+            let setting = config.get(key);
+            let action = setting.map(Setting::text).transpose()?;
+            let said = action.is_some();
+            match (action.unwrap_or(default), ending) {
+                ("restart", _) => self.restart_after(key, ending),
+                (SOFT_RESET, Ending::SoftReset) if said || !self.restarts.is_empty() => {
+                    self.restart_after(key, ending);
+                }
+                (SOFT_RESET, Ending::SoftReset) => {
+                    self.overrides.push(format!("{key}=\"destroy\""));
+                    self.notes.push(format!(
+                        "{key}=\"destroy\" is used: a guest that starts another kernel (kexec) would lose its devices; \
+                         with {key}=\"restart\" vdom creates it again"
+                    ));
+                }
+                (SOFT_RESET, _) => {
+                    let place = setting.map(|setting| setting.place.to_string());
+                    return Err(Trouble::new(
+                        format!(
+                            "{}: {key}=\"{SOFT_RESET}\" would take the guest's devices away",
+                            place.unwrap_or_default()
+                        ),
+                        format!("use {key} = \"restart\""),
+                    ));
+                }
+                (action, _) if action.contains("restart") => self.do_not_restart(key, action),
+                _ => {}
             }
         }
         Ok(())
+    }
+
+    fn restart_after(&mut self, key: &str, ending: Ending) {
+        self.restarts.push(ending);
+        self.overrides.push(format!("{key}=\"preserve\""));
+    }
+
+    fn do_not_restart(&mut self, key: &str, action: &str) {
+        let instead = if action.starts_with("coredump") {
+            "coredump-destroy"
+        } else {
+            "destroy"
+        };
+        self.overrides.push(format!("{key}=\"{instead}\""));
+        self.notes.push(format!(
+            "{key}=\"{instead}\" is used instead of \"{action}\", which vdom cannot do: a restarted guest is a new \
+             domain, and its driver domain cannot serve it"
+        ));
     }
 }
 

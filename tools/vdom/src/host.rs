@@ -44,6 +44,8 @@ pub(crate) trait Store {
     fn change(&mut self, changes: &[Change]) -> Result<(), Trouble>;
     /// Waits until a domain has ended, or that long; may return early.
     fn wait_for_an_end(&mut self, time: Duration) -> Result<(), Trouble>;
+    /// Begins anew, with another connection.
+    fn reconnect(&mut self) -> Result<(), Trouble>;
 }
 
 /// Xen.

@@ -4,8 +4,11 @@ use std::fmt::Write as _;
 
 use vd_config::{DeviceDescription, SlotIndex, keys};
 
+use crate::claim::Claim;
 use crate::failure::{At, Failure, Trouble};
 use crate::host::{Domain, Host, node};
+use crate::os;
+use crate::rundir::RunDir;
 
 const STEP: &str = "read xenstore";
 
@@ -30,7 +33,10 @@ fn row(host: &mut Host, driver: Domain) -> Result<[String; 7], Failure> {
             (guest.unwrap_or_else(|| "(gone)".into()), id.to_string())
         }
     };
-    let state = shown_state(host, &driver)?;
+    let mut state = shown_state(host, &driver)?;
+    if is_alone(host, &guest) {
+        state.push_str(",unsupervised");
+    }
     let kicks = host
         .text(&counter_path(driver.id, keys::counter::DOORBELLS))
         .at(name, STEP)?;
@@ -52,6 +58,12 @@ fn row(host: &mut Host, driver: Domain) -> Result<[String; 7], Failure> {
             devices.join(" ")
         },
     ])
+}
+
+/// Whether a guest is to be created again when it reboots, and nobody is there to do that any more.
+fn is_alone(host: &Host, guest: &str) -> bool {
+    let claim = Claim::path(&host.run_dir, guest);
+    !guest.contains('/') && RunDir::of(&host.run_dir, guest).restarts() && !os::is_locked(&claim)
 }
 
 fn short(device: &Result<DeviceDescription, String>) -> String {

@@ -6,6 +6,7 @@
 //! Invariant: whatever fails, the message names the domain, the step and the remedy, and the host is as it was before.
 
 mod attach;
+mod claim;
 mod cli;
 mod console;
 mod create;
@@ -40,6 +41,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use vd_config::{Devices, Doorbell, Interrupt, TargetType};
 
+use claim::Claim;
 use cli::{Cli, Command};
 use domctl::Domctls;
 use failure::{At, Failure, Trouble};
@@ -146,12 +148,13 @@ fn with_xen(verbose: bool) -> Result<Host, Failure> {
 /// Creates a guest; if it is to be created again when it reboots, a process stays behind that does so.
 fn create(plan: &create::Plan, options: create::Options, verbose: bool) -> Result<(), Failure> {
     let mut host = with_xen(verbose)?;
+    let name = &plan.guest.name;
+    // To the end, also when creation is rolled back: a guest that nobody supervises is created by one process at a time.
+    let claim = Claim::take(&host.run_dir, name, &mut *host.clock).at(name, "claim name")?;
     if plan.guest.restarts.is_empty() {
         return create::run(&mut host, plan, options).map(|_| ());
     }
-    let name = &plan.guest.name;
-    let claim =
-        supervise::Claim::take(&host.run_dir, name, &mut *host.clock).at(name, "supervise")?;
+    let pace = supervise::Pace::from_environment().at(name, "supervise")?;
     let log = supervise::open_log(&host.report, name)
         .map_err(|error| Trouble::new(format!("/dev/null: {error}"), "mend this host"));
     let log = log.at(name, "supervise")?;
@@ -170,7 +173,9 @@ fn create(plan: &create::Plan, options: create::Options, verbose: bool) -> Resul
         return Ok(());
     }
     drop(host);
-    supervise::run(&mut with_xen(verbose)?, plan, options, guest)
+    // Its parent does so too, unless it has been killed.
+    let _ = claim.sign();
+    supervise::run(&mut with_xen(verbose)?, plan, options, pace, guest)
 }
 
 /// A host for commands that issue no hypercall.
@@ -255,7 +260,9 @@ fn check(plan: &create::Plan) {
     }
     match &driver.source {
         driver::Source::Text(text) => println!("the driver domain's configuration:\n{text}"),
-        driver::Source::File { path, overrides } => {
+        driver::Source::File {
+            path, overrides, ..
+        } => {
             println!(
                 "the driver domain's configuration: {} {}",
                 path.display(),

@@ -1,22 +1,25 @@
 //! A guest's directory under `/run/vdom`: its table, the driver domain's configuration, and who they are.
 //!
 //! The directory is also the lock that keeps two vdoms from creating one guest: its creator holds a lock on it (flock),
-//! which ends with the process at the latest. Invariant: a directory is taken over only if nobody holds that lock and
+//! which ends with the process at the latest. Nobody but root can look into it. Invariant: a directory is taken over only if nobody holds that lock and
 //! the domains in it are gone, which the caller has looked at; looking and making are one step, under a lock on the
 //! directory of all guests.
 
-use std::fs::File;
-use std::io;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::failure::Trouble;
+use crate::guest::Ending;
 use crate::host::Domain;
-use crate::os::{Lock, lock};
+use crate::os::{self, Lock, lock};
 
 const TABLE: &str = "ssdt.aml";
 const GUEST_CONFIG: &str = "guest.cfg";
 const DRIVER_CONFIG: &str = "driver.cfg";
 const DRIVER: &str = "driver";
+const RESTARTS: &str = "restarts";
 
 /// The directory of one guest.
 #[derive(Debug)]
@@ -53,7 +56,7 @@ impl RunDir {
     /// `None`: somebody else is at it.
     fn try_make(&self) -> io::Result<Option<File>> {
         let parent = self.path.parent().unwrap_or(Path::new("/"));
-        std::fs::create_dir_all(parent)?;
+        os::make_private_dir(parent)?;
         let all = File::open(parent)?;
         lock(&all, Lock::Wait)?;
         match File::open(&self.path) {
@@ -63,7 +66,7 @@ impl RunDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        std::fs::create_dir(&self.path)?;
+        DirBuilder::new().mode(0o700).create(&self.path)?;
         let ours = File::open(&self.path)?;
         Ok(lock(&ours, Lock::Try)?.then_some(ours))
     }
@@ -107,6 +110,20 @@ impl RunDir {
         })
     }
 
+    /// Remembers that the guest is to be created again after some endings.
+    pub(crate) fn write_restarts(&self, endings: &[Ending]) -> Result<(), Trouble> {
+        let text: String = endings
+            .iter()
+            .map(|ending| format!("{ending:?}\n"))
+            .collect();
+        self.write(RESTARTS, text.as_bytes()).map(|_| ())
+    }
+
+    /// Whether the guest is to be created again after some endings.
+    pub(crate) fn restarts(&self) -> bool {
+        self.path.join(RESTARTS).exists()
+    }
+
     /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -122,7 +139,14 @@ impl RunDir {
 
     fn write(&self, name: &str, content: &[u8]) -> Result<PathBuf, Trouble> {
         let path = self.path.join(name);
-        std::fs::write(&path, content).map_err(|error| self.trouble(&error))?;
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).truncate(true);
+        // A guest's configuration may have passwords in it.
+        let written = options
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| file.write_all(content));
+        written.map_err(|error| self.trouble(&error))?;
         Ok(path)
     }
 
@@ -136,7 +160,22 @@ impl RunDir {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::RunDir;
+    use crate::testing::TempDir;
+
+    /// Whatever the operator's umask is, which only takes away.
+    #[test]
+    fn nobody_else_can_read_a_guests_configuration() {
+        let parent = TempDir::new("rundir");
+        let mut dir = RunDir::of(&parent.path().join("run"), "web");
+        dir.make().unwrap();
+        let copy = dir.write_guest_config(b"vncpasswd = \"secret\"").unwrap();
+        let of = |path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((of(dir.path()), of(&copy)), (0o700, 0o600));
+        assert_eq!(of(&parent.path().join("run")), 0o700);
+    }
 
     #[test]
     fn one_creator_at_a_time_and_leftovers_are_taken_over() {

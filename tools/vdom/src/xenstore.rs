@@ -141,8 +141,13 @@ impl Store for Daemon {
             events += 1;
         }
         if events == 0 {
-            crate::os::poll_readable(&self.store.transport().file, time);
+            crate::os::poll_unless_interrupted(&self.store.transport().file, time);
         }
+        Ok(())
+    }
+
+    fn reconnect(&mut self) -> Result<(), Trouble> {
+        *self = Self::connect()?;
         Ok(())
     }
 }

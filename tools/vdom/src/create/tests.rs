@@ -113,6 +113,8 @@ fn both_domains_run_and_the_description_is_complete() {
         permissions.get(&node(driver, keys::STATUS)),
         Some(&(driver, driver))
     );
+    let kept = std::fs::read_to_string(bench.run_dir().join("web/restarts")).unwrap();
+    assert_eq!(kept, "Reboot\nSoftReset\n");
 }
 
 #[test]
@@ -212,7 +214,7 @@ fn the_operator_may_interrupt_at_any_time() {
         bench.fake.0.borrow().log.len()
     };
     let mut interrupted = 0;
-    for number in 0..calls {
+    for number in 1..=calls {
         let bench = Bench::new();
         bench.fake.0.borrow_mut().interrupt_at = Some(number);
         if bench.fake.0.borrow().log.len() < calls && bench.create().is_err() {
@@ -222,8 +224,7 @@ fn the_operator_may_interrupt_at_any_time() {
             assert!(bench.run_dir_is_empty());
         }
     }
-    // Only what comes after the last look at the clock cannot be stopped any more.
-    assert!(interrupted >= calls - 2, "{interrupted} of {calls}");
+    assert_eq!(interrupted, calls, "the last call is no exception");
 }
 
 #[test]
@@ -322,6 +323,18 @@ fn two_creations_of_one_guest_do_not_mix() {
     let failure = bench.create().unwrap_err();
     assert!(failure.to_string().contains("another vdom"), "{failure}");
     assert!(dir.is_dir(), "the other one's directory stays");
+}
+
+#[test]
+fn nobody_else_gets_in_before_the_rollback_has_ended() {
+    let bench = Bench::new();
+    {
+        let mut world = bench.fake.0.borrow_mut();
+        world.behaviour = Behaviour::Fails("no");
+        world.directory = bench.run_dir().join("web");
+    }
+    bench.must_fail();
+    assert_eq!(bench.fake.0.borrow().locked, [true, true]);
 }
 
 #[test]

@@ -142,3 +142,16 @@ fn a_file_of_a_supervisor_that_was_killed_goes_too() {
     bench.destroy("web").unwrap();
     assert!(bench.nothing_is_left() && !file.exists());
 }
+
+#[test]
+fn no_guest_of_the_name_is_created_meanwhile() {
+    let bench = Bench::new();
+    {
+        let mut world = bench.fake.0.borrow_mut();
+        world.directory = bench.dir.path().join("run/.web.supervisor");
+        world.drivers_end = false;
+    }
+    bench.destroy("web").unwrap();
+    assert_eq!(bench.fake.0.borrow().locked, [true, true]);
+    assert!(bench.nothing_is_left());
+}

@@ -12,11 +12,15 @@ fn bench() -> TempDir {
     dir
 }
 
+fn load(path: &Path) -> Config {
+    guest::parse(path, &guest::read(path).unwrap(), &[]).unwrap()
+}
+
 fn plan(dir: &TempDir, more: &str, device: &str) -> Result<Driver, Trouble> {
     let text =
         format!("name='g'\ntype='hvm'\nmemory=1024\nvdom_devices=['type=blk,{device}']\n{more}");
     let path = dir.file("g.cfg", text);
-    let config = guest::load(&path, &[]).unwrap();
+    let config = load(&path);
     Driver::for_guest(&Guest::from_config(&config, &path, &[]).unwrap())
 }
 
@@ -85,7 +89,7 @@ fn with_uplink(dir: &TempDir, vif: u16, more: &str) -> Result<Driver, Trouble> {
              vdom_devices=['type=net,backend=vif:{vif},mac=00:16:3e:00:00:01']\n{more}"
         ),
     );
-    let config = guest::load(&path, &[]).unwrap();
+    let config = load(&path);
     Guest::from_config(&config, &path, &[]).and_then(|guest| Driver::for_guest(&guest))
 }
 
@@ -149,7 +153,7 @@ fn a_device_without_its_disk_is_refused() {
         let path = dir.file("g.cfg", format!(
             "name='g'\ntype='hvm'\nmemory=1024\nvdom_devices=['type=blk,backend=vbd:xvdb']\n{more}"
         ));
-        let config = guest::load(&path, &[]).unwrap();
+        let config = load(&path);
         let driver =
             Guest::from_config(&config, &path, &[]).and_then(|guest| Driver::for_guest(&guest));
         let trouble = driver.expect_err(&more);

@@ -28,7 +28,12 @@ fn a_good_guest_has_what_it_asks_for() {
     assert!(guest.notes.is_empty());
     assert_eq!(
         guest.overrides,
-        ["memory=256", "maxmem=256", "on_reboot=\"preserve\""]
+        [
+            "memory=256",
+            "maxmem=256",
+            "on_reboot=\"preserve\"",
+            "on_soft_reset=\"preserve\""
+        ]
     );
     let DriverSource::Generated {
         name,
@@ -183,13 +188,69 @@ fn restarts_are_vdoms_and_not_xls() {
     .unwrap();
     assert_eq!(
         guest.overrides,
-        ["on_reboot=\"preserve\"", "on_crash=\"coredump-destroy\""]
+        [
+            "on_reboot=\"preserve\"",
+            "on_crash=\"coredump-destroy\"",
+            "on_soft_reset=\"preserve\""
+        ]
     );
-    assert_eq!(guest.restarts, [Ending::Reboot]);
+    assert_eq!(guest.restarts, [Ending::Reboot, Ending::SoftReset]);
     assert_eq!(guest.notes.len(), 1);
     assert!(guest.notes[0].contains("on_crash"), "{}", guest.notes[0]);
     let guest = check(&format!("{GOOD}on_reboot='preserve'"), &[]).unwrap();
-    assert!(guest.overrides.is_empty() && guest.restarts.is_empty());
+    assert!(guest.restarts.is_empty());
     let guest = check(GOOD, &[]).unwrap();
-    assert_eq!(guest.restarts, [Ending::Reboot], "as xl has it");
+    assert_eq!(
+        guest.restarts,
+        [Ending::Reboot, Ending::SoftReset],
+        "as xl has it"
+    );
+}
+
+/// Xen destroys all ioreq servers in a soft reset: xl must never do one.
+#[test]
+fn a_guest_that_starts_another_kernel_is_no_case_for_xl() {
+    const OFF: &str = "on_reboot='destroy'\n";
+    for (text, action, restarts, notes) in [
+        ("", "preserve", true, 0),
+        (OFF, "destroy", false, 1),
+        (
+            "on_reboot='destroy'\non_crash='restart'",
+            "preserve",
+            true,
+            0,
+        ),
+        (
+            "on_reboot='destroy'\non_soft_reset='soft-reset'",
+            "preserve",
+            true,
+            0,
+        ),
+        (
+            "on_reboot='destroy'\non_soft_reset='restart'",
+            "preserve",
+            true,
+            0,
+        ),
+        ("on_soft_reset='rename-restart'", "destroy", false, 1),
+        (
+            "on_soft_reset='coredump-restart'",
+            "coredump-destroy",
+            false,
+            1,
+        ),
+    ] {
+        let guest = check(&format!("{GOOD}{text}"), &[]).unwrap();
+        let last = format!("on_soft_reset=\"{action}\"");
+        assert_eq!(guest.overrides.last(), Some(&last), "{text}");
+        let supervised = guest.restarts.contains(&Ending::SoftReset);
+        assert_eq!((supervised, guest.notes.len()), (restarts, notes), "{text}");
+    }
+    for action in ["destroy", "coredump-destroy", "preserve"] {
+        let guest = check(&format!("{GOOD}on_soft_reset='{action}'"), &[]).unwrap();
+        assert_eq!(guest.overrides, ["on_reboot=\"preserve\""], "as it is");
+        assert_eq!(guest.restarts, [Ending::Reboot]);
+    }
+    let error = check(&format!("{GOOD}on_crash='soft-reset'"), &[]).unwrap_err();
+    assert!(error.what.contains("on_crash"), "{}", error.what);
 }

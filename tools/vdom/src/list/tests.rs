@@ -4,6 +4,7 @@ use vd_config::Devices;
 
 use super::*;
 use crate::fake::Fake;
+use crate::guest::Ending;
 use crate::testing::TempDir;
 
 fn bench() -> (Fake, TempDir) {
@@ -81,4 +82,24 @@ fn a_domain_without_a_driver_is_told_apart_from_none() {
     assert!(failure.contains("no driver domain serves"), "{failure}");
     let failure = stats(&mut host, "nobody").unwrap_err().to_string();
     assert!(failure.contains("no such domain"), "{failure}");
+}
+
+#[test]
+fn a_guest_whose_supervisor_has_been_killed_is_shown() {
+    let (fake, dir) = bench();
+    let state = || {
+        let text = table(&mut fake.host(dir.path())).unwrap();
+        text.split_whitespace().nth(11).unwrap().to_owned()
+    };
+    assert_eq!(state(), "ready", "nobody is to supervise it");
+    let mut run_dir = RunDir::of(dir.path(), "web");
+    run_dir.make().unwrap();
+    run_dir.write_restarts(&[Ending::Reboot]).unwrap();
+    assert_eq!(state(), "ready,unsupervised");
+    let claim = Claim::take(dir.path(), "web", &mut fake.clone()).unwrap();
+    assert_eq!(state(), "ready");
+    drop(claim);
+    // What one that was killed leaves.
+    dir.file(".web.supervisor", "1\n");
+    assert_eq!(state(), "ready,unsupervised");
 }
