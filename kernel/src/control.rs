@@ -10,9 +10,9 @@ use core::fmt::{self, Write};
 use vd_config::SlotIndex;
 use vd_console::{ConsoleDevice, Size};
 use vd_kernel_core::command::{self, Command};
-use vd_kernel_core::link::{self as core_link, Link, Output};
+use vd_kernel_core::link::{Farewell, Link, Output};
 use vd_kernel_core::trace::Trace;
-use vd_xenbus::link::{self, Reply};
+use vd_xenbus::link;
 
 use crate::dm::{Guest, slots};
 use crate::mem::{frames, heap};
@@ -51,6 +51,8 @@ impl Output for Out {
 #[derive(Default)]
 pub struct Operator {
     session: Session,
+    /// What a program has to be told yet, before anything else.
+    farewell: Option<Farewell>,
 }
 
 /// What the console is besides.
@@ -73,7 +75,7 @@ const GUEST_GONE: &str = "the guest is gone";
 impl Operator {
     /// Carries out what was typed, up to the first line that is a request; there may be more behind it.
     pub fn poll(&mut self, mut guest: Option<&mut Guest>) -> Option<Request> {
-        console::service();
+        self.tell();
         let mut request = None;
         while request.is_none() {
             if let Session::Attached(slot, port) = self.session {
@@ -91,8 +93,18 @@ impl Operator {
         request
     }
 
+    /// Says what was left for want of room. Returns whether that was all.
+    fn tell(&mut self) -> bool {
+        console::service();
+        self.farewell.take_if(|it| it.tell(&mut Out));
+        self.farewell.is_none()
+    }
+
     /// Shows what a guest has written to a port, as far as there is room.
     pub fn pump(&mut self, guest: &mut Guest) {
+        if !self.tell() {
+            return;
+        }
         match &mut self.session {
             Session::Commands => {}
             Session::Link(slot, link) => {
@@ -121,6 +133,7 @@ impl Operator {
     /// The guest is gone: the console is for commands only, and everything that was held back comes.
     pub fn guest_gone(&mut self) {
         self.end(None, GUEST_GONE);
+        console::flush();
     }
 
     fn run(&mut self, line: &str, mut guest: Option<&mut Guest>) -> Option<Request> {
@@ -214,8 +227,8 @@ impl Operator {
             Some(Err(why)) => return Out.write_str(why),
             Some(Ok(port)) => port,
         };
-        writeln!(Out, "slot {slot}, port {port}: Ctrl-^ ends this")?;
         console::hold(true);
+        say(format_args!("slot {slot}, port {port}: Ctrl-^ ends this"));
         self.session = Session::Attached(slot, port);
         self.pump(guest);
         Ok(())
@@ -237,22 +250,22 @@ impl Operator {
             Some((_, None)) => "it has no such port",
             None => "there is no console device in this slot",
         };
-        let _ = core_link::put(&mut Out, &Reply::Refused { nonce, why });
+        self.farewell = Some(Farewell::refusal(nonce, why));
+        self.tell();
     }
 
     /// From now on the console is for commands only.
-    fn end(&mut self, guest: Option<&mut Guest>, why: &str) {
+    fn end(&mut self, guest: Option<&mut Guest>, why: &'static str) {
         let devices = guest.map(Guest::devices_mut);
         match core::mem::take(&mut self.session) {
             Session::Commands | Session::Dump(_) => {}
             Session::Link(slot, link) => {
                 console::set_echo(true);
-                match devices {
-                    Some(devices) => {
-                        devices.with_console(slot, |device| link.end(Some(device), &mut Out, why));
-                    }
-                    None => link.end(None, &mut Out, why),
-                }
+                self.farewell = match devices {
+                    Some(devices) => devices.with_console(slot, |it| link.end(Some(it), why)),
+                    None => Some(link.end(None, why)),
+                };
+                self.tell();
             }
             Session::Attached(slot, port) => {
                 if let Some(devices) = devices {
@@ -260,16 +273,16 @@ impl Operator {
                 }
                 // Whatever the guest has left in its line.
                 console::write_some(b"\r\n");
+                say(format_args!("console: back, as {why}"));
                 console::hold(false);
-                let _ = writeln!(Out, "console: back, as {why}");
             }
         }
     }
 
-    /// Gives the guest what was typed. Returns whether there may be more.
+    /// Gives the guest what was typed, up to what ends that: what comes behind it is for commands. Returns whether there may be more.
     fn type_in(&mut self, slot: SlotIndex, port: usize, guest: &mut Guest) -> bool {
         let mut typed = [0; 64];
-        let read = console::read_some(&mut typed);
+        let read = console::read_through(&mut typed, command::ESCAPE);
         let typed = &typed[..read];
         let escape = typed.iter().position(|byte| *byte == command::ESCAPE);
         let bytes = &typed[..escape.unwrap_or(read)];
@@ -286,13 +299,20 @@ impl Operator {
     }
 }
 
+/// Prints a line whatever is held back, as far as there is room.
+fn say(what: fmt::Arguments<'_>) {
+    let mut line = heapless::String::<LOSS>::new();
+    let _ = write!(line, "{what}\r\n");
+    console::write_some(line.as_bytes());
+}
+
 /// The port of a device that is called so, or has that number.
 fn port_of(device: &ConsoleDevice, name: &str) -> Option<usize> {
     let number = || name.parse().ok().filter(|port| *port < device.ports());
     device.port_named(name).or_else(number)
 }
 
-/// Shows a port's output as it is, as far as there is room.
+/// Shows a port's output as it is, as far as there is room for that and a line of this side's.
 fn show(device: &mut ConsoleDevice, port: usize) {
     let mut bytes = [0; 256];
     while console::room() > LOSS {
@@ -302,7 +322,7 @@ fn show(device: &mut ConsoleDevice, port: usize) {
             let _ = write!(text, "\r\n[console: {lost} bytes lost]\r\n");
             console::write_some(text.as_bytes());
         }
-        let room = console::room().min(bytes.len());
+        let room = console::room().saturating_sub(LOSS).min(bytes.len());
         let read = device.read(port, &mut bytes[..room]);
         console::write_some(&bytes[..read]);
         if read == 0 {
@@ -328,7 +348,7 @@ fn dump(trace: &Trace, next: &mut u64) -> bool {
 /// Characters of a line of the record, at most.
 const LINE: usize = 64;
 
-/// Characters of what tells of loss.
+/// Characters of what this side says while a port is shown: of loss, and of the end.
 const LOSS: usize = 64;
 
 fn stats(guest: Option<&Guest>) -> fmt::Result {

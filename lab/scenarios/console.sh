@@ -109,6 +109,29 @@ wait_for 5 "the end of it" console_says console-vd '^console: back, as Ctrl-\^ w
 type_at console-vd help
 wait_for 5 "help" console_says console-vd '^attach SLOT'
 
+step "a person who has gone away without Ctrl-^"
+type_at console-vd "attach 0 log"
+wait_for 5 "the port" console_says console-vd 'slot 0, port 2: Ctrl-\^ ends this'
+at_shell '^answer-56$' $'echo answer-$((7 * 8))\n'
+
+step "leaving a guest that prints all the time"
+type_until '^printing-99' $'n=0; while [ $n -lt 5000 ]; do echo printing-$n; n=$((n + 1)); done\n' |
+    vdom console --idle 0 console >/run/shown 2>/run/said || cat /run/said
+# It may have lost some of that, and says so; but it has been let go.
+grep -q '^printing-99' /run/shown || fail "the guest does not print"
+if grep -v 'output were lost' /run/said; then
+    fail "that is not how it should end"
+fi
+
+step "input that nobody reads"
+vdom console console log </run/file &
+writer=$!
+sleep 2
+kill $writer
+if wait $writer; then
+    fail "vdom says that all of it got through"
+fi
+
 step "the guest ends"
 type_at console end
 wait_for_end 30 console

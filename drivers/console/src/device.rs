@@ -175,6 +175,11 @@ impl ConsoleDevice {
         self.ports.get(port).map_or(0, |port| port.input.capacity())
     }
 
+    /// Bytes for the guest that its driver has thrown away, so far, by starting over.
+    pub fn dropped(&self, port: usize) -> u64 {
+        self.ports.get(port).map_or(0, |port| port.dropped)
+    }
+
     /// How often the guest has closed the port.
     pub fn closed(&self, port: usize) -> u64 {
         self.ports.get(port).map_or(0, |port| port.closes)
@@ -364,8 +369,7 @@ impl Device for ConsoleDevice {
             port.reset();
             // Before it has ever run, nobody has lost anything.
             if self.active {
-                add(&mut self.counters.in_dropped, port.input.len());
-                port.input.clear();
+                add(&mut self.counters.in_dropped, port.drop_input());
             }
         }
         self.features = ConsoleFeatures::empty();

@@ -58,6 +58,8 @@ pub(crate) struct Port {
     pub(crate) pending: Pending,
     /// Bytes lost since the host was told of it.
     unreported: u64,
+    /// Bytes for the driver that it has thrown away by starting over.
+    pub(crate) dropped: u64,
 }
 
 impl Port {
@@ -83,6 +85,7 @@ impl Port {
             flap: false,
             pending: Pending::empty(),
             unreported: 0,
+            dropped: 0,
         }
     }
 
@@ -98,6 +101,14 @@ impl Port {
         self.told_open = false;
         self.flap = false;
         self.pending = Pending::empty();
+    }
+
+    /// Throws away what the driver has not taken, and says how many bytes that is.
+    pub(crate) fn drop_input(&mut self) -> usize {
+        let bytes = self.input.len();
+        self.input.clear();
+        add(&mut self.dropped, bytes);
+        bytes
     }
 
     /// The driver starts over with the transmit queue: what it had given and was not taken is its own again.

@@ -327,6 +327,7 @@ fn row19_a_driver_that_starts_over() {
     rig.host_writes(0, b"lost");
     rig.start(MULTIPORT);
     assert_eq!(rig.device().counters().in_dropped, 4);
+    assert_eq!((rig.device().dropped(0), rig.device().dropped(1)), (4, 0));
     assert_eq!(
         rig.device().room(0),
         INPUT_BYTES,

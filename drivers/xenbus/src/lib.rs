@@ -9,8 +9,8 @@
 //! - errors say who is to blame: the daemon's refusal, the ring, the protocol, the value's writer ([`error`]).
 //!
 //! Modules: [`ring`] (byte rings), [`wire`] (messages), [`client`] (replies and watches, without I/O), [`store`]
-//! (blocking calls and transactions), [`transport`] (their way to a page), [`console`], [`line`](mod@line),
-//! [`rate`] and [`link`] (the PV console).
+//! (blocking calls and transactions), [`transport`] (their way to a page), [`console`], [`held`],
+//! [`line`](mod@line), [`rate`] and [`link`] (the PV console).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -31,6 +31,7 @@ extern crate alloc;
 pub mod client;
 pub mod console;
 pub mod error;
+pub mod held;
 pub mod line;
 pub mod link;
 pub mod rate;

@@ -85,7 +85,7 @@ pub enum Reply<'a> {
     Ended {
         /// Bytes sent.
         sent: u64,
-        /// Bytes taken.
+        /// Bytes taken, without those that the guest's driver has thrown away.
         taken: u64,
         /// Why.
         why: &'a str,

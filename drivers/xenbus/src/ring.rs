@@ -182,6 +182,26 @@ impl Consumer {
         Ok(done)
     }
 
+    /// Takes bytes like [`read`](Self::read), but none behind the first `last`.
+    pub fn read_through<P: SharedPage + ?Sized>(
+        &mut self,
+        page: &P,
+        into: &mut [u8],
+        last: u8,
+    ) -> Result<usize, RingError> {
+        let mut done = 0_usize;
+        for place in into.chunks_mut(1) {
+            if self.read(page, place)? == 0 {
+                break;
+            }
+            done = done.saturating_add(1);
+            if place.first() == Some(&last) {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
     /// Throws away what is in the ring and believes the producer's index: the way on after a [`RingError`] on a ring
     /// that carries no structure, such as console input.
     pub fn resynchronise<P: SharedPage + ?Sized>(&mut self, page: &P) {

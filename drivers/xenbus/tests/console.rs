@@ -1,8 +1,9 @@
 //! The PV console: never blocks, tells what it lost; lines; and the rate limit of attack case 28.
 
+use vd_xenbus::held::HeldText;
 use vd_xenbus::line::split_command;
 use vd_xenbus::rate::Admission;
-use vd_xenbus::ring::{CONSOLE_OUT, Consumer, SharedPage};
+use vd_xenbus::ring::{CONSOLE_IN, CONSOLE_OUT, Consumer, Producer, SharedPage};
 use vd_xenbus::test_util::FakePage;
 use vd_xenbus::{ConsoleWriter, Input, LineEditor, RateLimiter};
 
@@ -198,4 +199,83 @@ fn row28_rate_limit() {
     for (burst, rate) in [(0, 0), (u32::MAX, u32::MAX)] {
         assert_ne!(RateLimiter::new(burst, rate).admit(0), Admission::Held);
     }
+}
+
+/// What was held back is more than the ring takes: it comes as there is room, in order, and what follows comes behind it.
+#[test]
+fn text_that_was_held_back_comes_as_there_is_room() {
+    let page = FakePage::new();
+    let mut writer = ConsoleWriter::attach(&page);
+    let mut reader = Consumer::attach(&page, CONSOLE_OUT);
+    let mut held = HeldText::<4096>::new();
+    assert!(held.write(&mut writer, &page, b"before\n"));
+    held.hold(true);
+    let mut expected = String::from("before\r\n");
+    for line in 0..200 {
+        let line = format!("line {line} of the log\n");
+        assert!(!held.write(&mut writer, &page, line.as_bytes()));
+        expected.push_str(&line.replace('\n', "\r\n"));
+    }
+    assert!(!held.is_draining());
+    assert_eq!(drain(&page, &mut reader, 4096), "before\r\n");
+    held.hold(false);
+    assert!(held.is_draining());
+    assert!(held.drain(&mut writer, &page));
+    held.write(&mut writer, &page, b"after\n");
+    expected.push_str("after\r\n");
+    let mut text = String::from("before\r\n");
+    for _ in 0..100 {
+        // Whatever room there is, lines are whole.
+        text.push_str(&drain(&page, &mut reader, 100));
+        held.drain(&mut writer, &page);
+    }
+    assert!(!held.is_draining());
+    assert_eq!(text, expected);
+    assert_eq!(writer.lost(), 0);
+    assert!(
+        held.write(&mut writer, &page, b"x"),
+        "as if nothing had been"
+    );
+}
+
+#[test]
+fn what_is_too_much_to_be_held_back_is_counted() {
+    let page = FakePage::new();
+    let mut writer = ConsoleWriter::attach(&page);
+    let mut reader = Consumer::attach(&page, CONSOLE_OUT);
+    let mut held = HeldText::<10>::new();
+    held.hold(true);
+    for text in ["first\n", "second\n", "3\n"] {
+        held.write(&mut writer, &page, text.as_bytes());
+    }
+    held.hold(false);
+    assert!(held.write(&mut writer, &page, b"after\n"));
+    let text = "first\r\n\r\n[console: 9 bytes lost]\r\nafter\r\n";
+    assert_eq!(drain(&page, &mut reader, 4096), text);
+    // Without another chance, what fits goes, and the rest is told of.
+    let mut held = HeldText::<4096>::new();
+    held.hold(true);
+    held.write(&mut writer, &page, &[b'x'; 3000]);
+    assert!(held.flush(&mut writer, &page));
+    assert!(!held.is_draining());
+    assert_eq!(drain(&page, &mut reader, 4096), "x".repeat(2048));
+    assert!(writer.report_loss(&page));
+    assert!(drain(&page, &mut reader, 4096).contains("952 bytes lost"));
+}
+
+/// What was typed behind the end of something stays for whoever reads next.
+#[test]
+fn bytes_behind_the_last_one_stay() {
+    let page = FakePage::new();
+    let mut typist = Producer::attach(&page, CONSOLE_IN);
+    let mut reader = Consumer::attach(&page, CONSOLE_IN);
+    let mut into = [0; 8];
+    assert_eq!(reader.read_through(&page, &mut into, 0x1e), Ok(0));
+    typist.write(&page, b"0123456789\x1e\x15link").unwrap();
+    assert_eq!(reader.read_through(&page, &mut into, 0x1e), Ok(8));
+    assert_eq!(&into, b"01234567");
+    assert_eq!(reader.read_through(&page, &mut into, 0x1e), Ok(3));
+    assert_eq!(&into[..3], b"89\x1e");
+    assert_eq!(reader.read(&page, &mut into), Ok(5));
+    assert_eq!(&into[..5], b"\x15link");
 }

@@ -1,7 +1,9 @@
 //! A port of a console device, linked to a program in dom0 by lines on the PV console ([`vd_xenbus::link`]).
 //!
 //! Invariants: a line is written whole or not at all; no more is sent than the program has granted, and no more granted than
-//! there is room for; each byte of the guest that is read here is in exactly one line.
+//! there is room for; each byte of the guest that is read here is in exactly one line; whatever a guest makes this side say costs it
+//! bytes that were granted; lines with bytes leave room for the others, so that a guest that prints does not keep the program from hearing
+//! of the end.
 
 use core::fmt::Write;
 
@@ -16,6 +18,8 @@ const LEAST: usize = 192;
 const AROUND: usize = 4;
 /// Longest line but those with bytes.
 const SHORT: usize = 120;
+/// Characters that lines with bytes leave free: for what has to be said of loss, credit and the end.
+const SPARE: usize = 2 * SHORT;
 
 /// Where lines go.
 pub trait Output {
@@ -44,13 +48,42 @@ pub struct Link {
     ticked: bool,
     /// How often the guest had closed the port, as far as was told.
     closes: u64,
+    /// What had been sent when that was told last.
+    closed_at: Option<u64>,
+    /// Bytes for the guest that its driver had thrown away before.
+    dropped: u64,
+}
+
+/// What is left to say when a link has ended, or did not come about.
+#[derive(Debug)]
+pub struct Farewell {
+    /// To be granted first: the program may want to know what the guest has not read.
+    more: u64,
+    last: Reply<'static>,
+}
+
+impl Farewell {
+    /// To a program that gets no link.
+    pub fn refusal(nonce: u64, why: &'static str) -> Self {
+        let last = Reply::Refused { nonce, why };
+        Self { more: 0, last }
+    }
+
+    /// Says it, as far as there is room. Returns whether that was all.
+    pub fn tell(&mut self, out: &mut impl Output) -> bool {
+        if self.more > 0 && !put(out, &Reply::Credit(self.more)) {
+            return false;
+        }
+        self.more = 0;
+        put(out, &self.last)
+    }
 }
 
 impl Link {
     /// Attaches to a port, if there is one of this number.
     pub fn new(device: &mut ConsoleDevice, port: usize, nonce: u64) -> Option<Self> {
         // What the guest has closed before is nothing to this program.
-        let closes = device.closed(port);
+        let (closes, dropped) = (device.closed(port), device.dropped(port));
         device.attach(port).then_some(Self {
             nonce,
             port,
@@ -62,6 +95,8 @@ impl Link {
             lost: 0,
             ticked: false,
             closes,
+            closed_at: None,
+            dropped,
         })
     }
 
@@ -90,9 +125,11 @@ impl Link {
         while self.send(device, out) {}
         if let Some(closes) = device.closes(self.port)
             && closes != self.closes
-            && put(out, &Reply::Closed)
+            // The program knows already if no byte has come since.
+            && (self.closed_at == Some(self.sent) || put(out, &Reply::Closed))
         {
             self.closes = closes;
+            self.closed_at = Some(self.sent);
         }
     }
 
@@ -116,18 +153,16 @@ impl Link {
 
     /// Sends a line of bytes; returns whether there may be another one.
     fn send(&mut self, device: &mut ConsoleDevice, out: &mut impl Output) -> bool {
-        self.lost = self.lost.saturating_add(device.take_lost(self.port));
-        if self.lost > 0 {
-            if !put(out, &Reply::Lost(self.lost)) {
-                return false;
-            }
-            self.lost = 0;
-        }
-        let room = fitting(out.room().saturating_sub(AROUND));
+        let room = fitting(out.room().saturating_sub(AROUND + SPARE));
         let wanted = usize::try_from(self.credit).unwrap_or(usize::MAX);
         let wanted = wanted.min(device.unread(self.port)).min(PIECE);
         if wanted == 0 || room < wanted.min(LEAST) {
             return false;
+        }
+        // Behind what was lost there always is something: it goes with that, so that it has its price.
+        self.lost = self.lost.saturating_add(device.take_lost(self.port));
+        if self.lost > 0 && put(out, &Reply::Lost(self.lost)) {
+            self.lost = 0;
         }
         let mut bytes = [0; PIECE];
         let bytes = bytes.get_mut(..room.min(wanted)).unwrap_or(&mut []);
@@ -163,22 +198,25 @@ impl Link {
         self.credit = self.credit.saturating_add(bytes).min(WINDOW);
     }
 
-    /// Detaches, and tells the program, if there is room.
-    pub fn end(mut self, device: Option<&mut ConsoleDevice>, out: &mut impl Output, why: &str) {
+    /// Detaches. What there is to say of it is not lost, however little room there is now.
+    pub fn end(self, device: Option<&mut ConsoleDevice>, why: &'static str) -> Farewell {
+        let (mut more, mut dropped) = (0, 0);
         if let Some(device) = device {
-            let more = self.to_grant(device);
-            if more > 0 {
-                self.grant_more(more, out);
-            }
+            more = self.to_grant(device);
+            dropped = device.dropped(self.port).saturating_sub(self.dropped);
             device.detach(self.port);
         }
-        let Self { sent, taken, .. } = self;
-        put(out, &Reply::Ended { sent, taken, why });
+        let last = Reply::Ended {
+            sent: self.sent,
+            taken: self.taken.saturating_sub(dropped),
+            why,
+        };
+        Farewell { more, last }
     }
 }
 
 /// Writes a line without bytes, if there is room.
-pub fn put(out: &mut impl Output, reply: &Reply<'_>) -> bool {
+fn put(out: &mut impl Output, reply: &Reply<'_>) -> bool {
     let mut line = heapless::String::<SHORT>::new();
     // What is too long is cut.
     let _ = write!(line, "{reply}");

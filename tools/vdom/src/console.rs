@@ -1,12 +1,14 @@
 //! The command `vdom console`: a port of a guest's console device on this terminal, or in a pipe.
 //!
 //! It talks to the driver domain over that one's own PV console, in lines ([`vd_xenbus::link`]); [`session`] knows what is said, this
-//! module where it comes from and goes to. Invariant: whatever ends it, the terminal is as it was before.
+//! module where it comes from and goes to. Invariants: whatever ends it, the terminal is as it was before, and the driver domain has been told; no
+//! error means that every byte got through, or waits for the guest to read it.
 
 mod session;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
@@ -28,8 +30,10 @@ const LINK: &str = "link port";
 const COPY: &str = "copy";
 /// Ctrl-], as for `xl console`.
 const LEAVE: u8 = 0x1d;
-/// How long the driver domain may take to answer.
+/// How long the driver domain may take to answer, and the guest to read.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Most bytes that are written to standard output at once: a pipe with any room takes them without a wait.
+const PIECE: usize = libc::PIPE_BUF;
 /// How long a wait takes at most: something may have to be looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -40,6 +44,18 @@ pub(crate) struct Options {
     pub(crate) idle: Duration,
     /// The console's size, if it is not the terminal's.
     pub(crate) size: Option<(u16, u16)>,
+    /// How long the driver domain may take to answer, and the guest to read what there is for it.
+    patience: Duration,
+}
+
+impl Options {
+    pub(crate) fn new(idle: Duration, size: Option<(u16, u16)>) -> Self {
+        Self {
+            idle,
+            size,
+            patience: PATIENCE,
+        }
+    }
 }
 
 /// A port, and the way to it.
@@ -184,36 +200,41 @@ pub(crate) fn run(place: &Place, options: Options, streams: Streams) -> Result<(
     let tty = open(&place.tty).at(driver, LINK)?;
     let nonce = random().at(driver, LINK)?;
     let is_terminal = streams.input.is_terminal();
+    term::let_signals_end_waits();
     let mut copy = Copy {
         tty,
         streams,
         session: Session::new(place.slot.get(), place.port, nonce),
+        patience: options.patience,
+        unsent: Vec::new(),
+        unshown: Vec::new(),
+        discarded: 0,
+        is_deaf: false,
+        is_gone: false,
         heard: Instant::now(),
+        moved: Instant::now(),
     };
-    copy.link(driver)?;
-    let raw = is_terminal.then(|| Raw::of(&copy.streams.input));
-    let raw = raw.transpose().map_err(|error| terminal_trouble(&error));
-    let raw = raw.at(driver, LINK)?;
-    if is_terminal {
-        let what = place.name.as_deref().unwrap_or("console");
-        eprint!(
-            "vdom: {driver}: slot {}, {what}; Ctrl-] leaves\r\n",
-            place.slot
-        );
-    }
-    if place.port == 0 {
-        term::catch_window_changes();
-        if let Some((columns, rows)) = options.size.or_else(|| copy.window_size()) {
-            copy.session.resize(columns, rows);
+    let mut raw = None;
+    let outcome = match copy.link() {
+        Ok(()) => {
+            let outcome = copy.begin(place, options, is_terminal, &mut raw);
+            let outcome = outcome.and_then(|()| copy.copy(place, options, is_terminal));
+            outcome.at(driver, COPY)
         }
-    }
-    let outcome = copy.run(place, options, is_terminal);
+        failed => failed.at(driver, LINK),
+    };
+    copy.leave();
     // Before anything is said about how it ended.
-    drop(raw);
-    if is_terminal {
-        eprintln!();
+    if raw.take().is_some() {
+        say(format_args!("\n"));
     }
-    outcome.at(driver, COPY)
+    outcome?;
+    copy.account().at(driver, COPY)
+}
+
+/// Tells the operator, if he listens: a terminal in raw mode must not be left for want of him.
+fn say(what: fmt::Arguments<'_>) {
+    let _ = std::io::stderr().write_fmt(what);
 }
 
 /// A number that the guest cannot guess: it must not be able to answer in the driver domain's place.
@@ -283,91 +304,162 @@ struct Copy {
     tty: File,
     streams: Streams,
     session: Session,
+    patience: Duration,
+    /// What was read and not sent.
+    unsent: Vec<u8>,
+    /// What has come and was not shown.
+    unshown: Vec<u8>,
+    /// Bytes that cannot be shown any more,
+    discarded: usize,
+    /// because nobody reads standard output.
+    is_deaf: bool,
+    /// The driver domain's terminal has gone.
+    is_gone: bool,
     /// When something came last.
     heard: Instant,
+    /// When something could be sent last.
+    moved: Instant,
 }
 
 impl Copy {
     /// Asks for the port, and waits until it is there.
-    fn link(&mut self, driver: &str) -> Result<(), Failure> {
-        let deadline = Instant::now() + PATIENCE;
+    fn link(&mut self) -> Result<(), Trouble> {
+        let deadline = Instant::now() + self.patience;
         while !self.session.is_linked() {
             if Instant::now() >= deadline || term::is_interrupted() {
-                let trouble = Trouble::new(
+                return Err(Trouble::new(
                     "the driver domain does not answer at its console",
                     "see the end of its log, and whether image and vdom are of one release",
-                );
-                return Err(trouble.at(driver, LINK));
+                ));
             }
-            self.exchange(false).at(driver, LINK)?;
+            self.exchange(false)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the terminal, if there is one, and tells the guest its size.
+    fn begin(
+        &mut self,
+        place: &Place,
+        options: Options,
+        is_terminal: bool,
+        raw: &mut Option<Raw>,
+    ) -> Result<(), Trouble> {
+        if is_terminal {
+            *raw = Some(Raw::of(&self.streams.input).map_err(|error| terminal_trouble(&error))?);
+            let Place { driver, slot, .. } = place;
+            let what = place.name.as_deref().unwrap_or("console");
+            say(format_args!(
+                "vdom: {driver}: slot {slot}, {what}; Ctrl-] leaves\r\n"
+            ));
+        }
+        if place.port == 0 {
+            term::catch_window_changes();
+            if let Some((columns, rows)) = options.size.or_else(|| self.window_size()) {
+                self.session.resize(columns, rows);
+            }
         }
         Ok(())
     }
 
     /// Waits until something can be done, and does it. Returns whether there is something to read at standard input.
     fn exchange(&mut self, listen: bool) -> Result<bool, Trouble> {
+        let has_output = !self.unshown.is_empty();
         let waiting = Waiting {
             input: listen.then_some(&self.streams.input),
-            tty: &self.tty,
+            output: has_output.then_some(&self.streams.output),
+            tty: (!self.is_gone).then_some(&self.tty),
             tty_output: !self.session.output.is_empty(),
         };
         let ready = waiting.wait(LOOK);
-        if ready.tty_input {
-            let mut bytes = [0; 16384];
-            let read = match self.tty.read(&mut bytes) {
-                Ok(0) => return Err(gone()),
-                Ok(read) => read,
-                Err(error) if is_later(&error) => 0,
-                Err(_) => return Err(gone()),
-            };
-            let mut output = Vec::new();
-            let events = self.session.feed(&bytes[..read], &mut output);
-            let events = events.map_err(|what| Trouble::new(what, "see the driver domain's log"));
-            self.show(&output, &events?)?;
-        }
+        // What the driver domain has to hear comes first: reading may find out that something is wrong.
         if ready.tty_output {
             match self.tty.write(&self.session.output) {
                 Ok(written) => drop(self.session.output.drain(..written)),
                 Err(error) if is_later(&error) => {}
-                Err(_) => return Err(gone()),
+                Err(_) => return Err(self.gone()),
             }
+        }
+        if ready.tty_input {
+            self.hear()?;
+        }
+        if ready.output {
+            self.show()?;
         }
         Ok(ready.input)
     }
 
-    /// Writes what has come, and then lets the driver domain send more.
-    fn show(&mut self, output: &[u8], events: &[Event]) -> Result<(), Trouble> {
-        if !output.is_empty() || !events.is_empty() {
+    /// Reads what the driver domain says.
+    fn hear(&mut self) -> Result<(), Trouble> {
+        let mut bytes = [0; 16384];
+        let read = match self.tty.read(&mut bytes) {
+            Ok(0) => return Err(self.gone()),
+            Ok(read) => read,
+            Err(error) if is_later(&error) => return Ok(()),
+            Err(_) => return Err(self.gone()),
+        };
+        let mut output = Vec::new();
+        let events = self.session.feed(&bytes[..read], &mut output);
+        if self.is_deaf {
+            self.discarded += output.len();
+        } else {
+            self.unshown.extend_from_slice(&output);
+        }
+        let is_news = !output.is_empty() || events.as_ref().is_ok_and(|it| !it.is_empty());
+        if is_news {
             self.heard = Instant::now();
         }
+        let events = events.map_err(|what| Trouble::new(what, "see the driver domain's log"))?;
         for event in events {
             if let Event::Lost(bytes) = event {
-                eprint!("\r\n[{bytes} bytes of the guest's output were lost here]\r\n");
+                say(format_args!(
+                    "\r\n[{bytes} bytes of the guest's output were lost here]\r\n"
+                ));
             }
         }
-        self.streams.output.write_all(output).map_err(|error| {
-            Trouble::new(
-                format!("standard output: {error}"),
-                "free some space, or keep the reader open",
-            )
-        })?;
-        self.session.shown(output.len());
         Ok(())
+    }
+
+    /// Writes some of what has come, and then lets the driver domain send more.
+    fn show(&mut self) -> Result<(), Trouble> {
+        let piece = self.unshown.get(..PIECE).unwrap_or(&self.unshown);
+        match self.streams.output.write(piece) {
+            Ok(written) => {
+                self.unshown.drain(..written);
+                self.session.shown(written);
+                self.heard = Instant::now();
+                Ok(())
+            }
+            Err(error) if is_later(&error) => Ok(()),
+            Err(error) => {
+                self.is_deaf = true;
+                self.discarded += std::mem::take(&mut self.unshown).len();
+                Err(Trouble::new(
+                    format!("standard output: {error}"),
+                    "free some space, or keep the reader open",
+                ))
+            }
+        }
+    }
+
+    fn gone(&mut self) -> Trouble {
+        self.is_gone = true;
+        gone()
     }
 
     fn window_size(&self) -> Option<(u16, u16)> {
         term::window_size(&self.streams.input)
     }
 
-    fn run(&mut self, place: &Place, options: Options, is_terminal: bool) -> Result<(), Trouble> {
-        let outcome = self.copy(place, options, is_terminal);
-        self.leave(outcome)
-    }
-
+    /// Passes bytes on both ways until it is time to leave.
     fn copy(&mut self, place: &Place, options: Options, is_terminal: bool) -> Result<(), Trouble> {
-        let (mut ended, mut unsent) = (false, Vec::new());
+        let mut ended = false;
         loop {
             if term::is_interrupted() {
+                // What could have been read would have been sent: it counts as not sent.
+                if !ended && !is_terminal && self.unsent.is_empty() && self.exchange(true)? {
+                    self.read_input();
+                }
                 return Ok(());
             }
             if place.port == 0
@@ -376,48 +468,96 @@ impl Copy {
             {
                 self.session.resize(columns, rows);
             }
-            let sent = self.session.send(&unsent);
-            unsent.drain(..sent);
-            if ended && unsent.is_empty() && self.is_over(options, is_terminal) {
+            self.send();
+            if self.is_over(options, is_terminal, ended) {
                 return Ok(());
             }
-            if !self.exchange(!ended && unsent.is_empty())? {
+            // A person may want to leave, however much the guest does not read.
+            let listen = !ended && (is_terminal || self.unsent.is_empty());
+            if !self.exchange(listen)? {
                 continue;
             }
-            let mut bytes = [0; 4096];
-            let read = match self.streams.input.read(&mut bytes) {
-                Ok(read) => read,
-                Err(error) if is_later(&error) => continue,
-                // A terminal that is gone reads like this.
-                Err(_) => 0,
+            let before = self.unsent.len();
+            let Some(read) = self.read_input() else {
+                continue;
             };
-            self.heard = Instant::now();
-            let bytes = &bytes[..read];
-            let leave = bytes.iter().position(|byte| is_terminal && *byte == LEAVE);
-            unsent.extend_from_slice(&bytes[..leave.unwrap_or(read)]);
-            if leave.is_some() {
-                self.session.send(&unsent);
+            ended = read == 0;
+            let typed = &self.unsent[before..];
+            let leave = typed.iter().position(|byte| is_terminal && *byte == LEAVE);
+            if let Some(at) = leave {
+                self.unsent.truncate(before + at);
+                self.send();
                 return Ok(());
             }
-            ended = read == 0;
         }
     }
 
-    /// Standard input has ended, and all of it was sent: whether to leave.
-    fn is_over(&self, options: Options, is_terminal: bool) -> bool {
-        is_terminal || self.session.is_closed() || self.heard.elapsed() >= options.idle
+    /// Reads from standard input; says how many bytes, 0 for its end.
+    fn read_input(&mut self) -> Option<usize> {
+        let mut bytes = [0; 4096];
+        let read = match self.streams.input.read(&mut bytes) {
+            Ok(read) => read,
+            Err(error) if is_later(&error) => return None,
+            // A terminal that is gone reads like this.
+            Err(_) => 0,
+        };
+        if self.unsent.is_empty() {
+            self.moved = Instant::now();
+        }
+        self.heard = Instant::now();
+        self.unsent.extend_from_slice(&bytes[..read]);
+        Some(read)
     }
 
-    /// Tells the driver domain, unless it has told this side, and compares what either has counted.
-    fn leave(&mut self, outcome: Result<(), Trouble>) -> Result<(), Trouble> {
+    /// Sends what may be sent.
+    fn send(&mut self) {
+        let sent = self.session.send(&self.unsent);
+        if sent > 0 {
+            self.unsent.drain(..sent);
+            self.moved = Instant::now();
+        }
+    }
+
+    /// Whether to leave without being told: standard input has ended and nothing more comes, or the guest does not read.
+    fn is_over(&self, options: Options, is_terminal: bool, ended: bool) -> bool {
+        let is_closed = self.session.is_closed();
+        if is_terminal {
+            return ended;
+        }
+        if !self.unsent.is_empty() {
+            // Somebody else in the guest may open the port and read on.
+            let idle = if is_closed {
+                Duration::ZERO
+            } else {
+                options.idle
+            };
+            return self.moved.elapsed() >= idle.max(options.patience);
+        }
+        ended && self.unshown.is_empty() && (is_closed || self.heard.elapsed() >= options.idle)
+    }
+
+    /// Tells the driver domain, unless it has told this side, and shows what comes until it has answered.
+    fn leave(&mut self) {
+        // One that has not answered yet hears of it when it listens again.
+        let patience = if self.session.is_linked() {
+            self.patience
+        } else {
+            self.patience / 5
+        };
         self.session.leave();
-        let deadline = Instant::now() + PATIENCE;
-        while !self.session.has_ended() && Instant::now() < deadline {
-            if self.exchange(false).is_err() {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            let has_ended = self.is_gone || self.session.has_ended();
+            if has_ended && self.unshown.is_empty() {
                 break;
             }
+            // Whatever is wrong does not make the end less necessary.
+            let _ = self.exchange(false);
         }
-        outcome?;
+    }
+
+    /// Whether all bytes have got through.
+    fn account(&self) -> Result<(), Trouble> {
         if !self.session.has_ended() {
             return Err(Trouble::new(
                 "the driver domain does not answer any more",
@@ -426,14 +566,28 @@ impl Copy {
         }
         let unread = self.session.unread();
         if unread > 0 {
-            eprintln!("vdom: {unread} bytes wait for the guest to read them");
+            say(format_args!(
+                "vdom: {unread} bytes wait for the guest to read them\n"
+            ));
         }
-        self.session.check().map_err(|what| {
-            Trouble::new(
-                what,
-                "something else has read or written at the driver domain's console: try again",
-            )
-        })
+        if !self.unsent.is_empty() {
+            return Err(Trouble::new(
+                format!(
+                    "the guest does not read: {} bytes or more were not sent",
+                    self.unsent.len()
+                ),
+                "see to it that somebody in the guest reads, or give him more time with --idle",
+            ));
+        }
+        let unshown = self.discarded + self.unshown.len();
+        if unshown > 0 {
+            return Err(Trouble::new(
+                format!("standard output: {unshown} bytes of the guest's were not written"),
+                "keep its reader reading",
+            ));
+        }
+        let account = self.session.check();
+        account.map_err(|(what, remedy)| Trouble::new(what, remedy))
     }
 }
 

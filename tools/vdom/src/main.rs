@@ -104,7 +104,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         } => {
             let place = console::find(&mut without_xen(verbose)?, &domain, port.as_deref())?;
             let idle = Duration::from_secs(idle.into());
-            let options = console::Options { idle, size };
+            let options = console::Options::new(idle, size);
             console::run(&place, options, console::Streams::standard()?)
         }
         Command::Destroy { guest, grace } => destroy::run(

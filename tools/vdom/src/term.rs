@@ -5,6 +5,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 static WINDOW_CHANGED: AtomicBool = AtomicBool::new(false);
@@ -18,6 +19,22 @@ pub(crate) fn catch_window_changes() {
     let handler = window_change as extern "C" fn(libc::c_int);
     // SAFETY: the handler only stores to an atomic, which is allowed in a signal handler.
     unsafe { libc::signal(libc::SIGWINCH, handler as libc::sighandler_t) };
+}
+
+/// From now on a signal that vdom catches ends a wait for room in a pipe or terminal.
+pub(crate) fn let_signals_end_waits() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: the call writes what is done with the signal, and changes nothing.
+        let status = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
+        if status == 0 {
+            // SAFETY: the call has written all of it.
+            let mut action = unsafe { action.assume_init() };
+            action.sa_flags &= !libc::SA_RESTART;
+            // SAFETY: what is done stays what it was, and the pointer is to what lives during the call.
+            unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+        }
+    }
 }
 
 /// Whether the size has changed since this was asked last.
@@ -71,33 +88,51 @@ pub(crate) fn make_raw(terminal: &impl AsFd) -> io::Result<libc::termios> {
     Ok(before)
 }
 
-/// A terminal in raw mode, until this goes away.
-pub(crate) struct Raw {
+/// A terminal in raw mode, until this goes away, or vdom panics: nothing is dropped then.
+pub(crate) struct Raw(Arc<Mutex<Option<Before>>>);
+
+/// A terminal, and the mode that it was in.
+struct Before {
     terminal: OwnedFd,
-    before: libc::termios,
+    mode: libc::termios,
 }
 
 impl Raw {
     pub(crate) fn of(terminal: &impl AsFd) -> io::Result<Self> {
         let terminal = terminal.as_fd().try_clone_to_owned()?;
-        let before = make_raw(&terminal)?;
-        Ok(Self { terminal, before })
+        let mode = make_raw(&terminal)?;
+        let before = Arc::new(Mutex::new(Some(Before { terminal, mode })));
+        let (for_panic, next) = (Arc::clone(&before), std::panic::take_hook());
+        std::panic::set_hook(Box::new(move |info| {
+            restore(&for_panic);
+            next(info);
+        }));
+        Ok(Self(before))
     }
 }
 
 impl Drop for Raw {
     fn drop(&mut self) {
+        restore(&self.0);
+    }
+}
+
+fn restore(before: &Mutex<Option<Before>>) {
+    let before = before.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(Before { terminal, mode }) = before {
         // There is nobody to tell.
-        let _ = set_attributes(self.terminal.as_fd(), &self.before);
+        let _ = set_attributes(terminal.as_fd(), &mode);
     }
 }
 
 /// What to wait for.
 pub(crate) struct Waiting<'a> {
-    /// Something to read here.
+    /// Something to read here,
     pub(crate) input: Option<&'a File>,
-    /// Something to read at this terminal,
-    pub(crate) tty: &'a File,
+    /// or room to write here;
+    pub(crate) output: Option<&'a File>,
+    /// something to read at this terminal,
+    pub(crate) tty: Option<&'a File>,
     /// or room to write to it.
     pub(crate) tty_output: bool,
 }
@@ -106,6 +141,7 @@ pub(crate) struct Waiting<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Ready {
     pub(crate) input: bool,
+    pub(crate) output: bool,
     pub(crate) tty_input: bool,
     pub(crate) tty_output: bool,
 }
@@ -113,27 +149,30 @@ pub(crate) struct Ready {
 impl Waiting<'_> {
     /// Waits until there is something, or the time is over; may return early.
     pub(crate) fn wait(&self, time: Duration) -> Ready {
-        let entry = |fd, events| libc::pollfd {
-            fd,
+        // A negative number is no file: it is passed over.
+        let entry = |file: Option<&File>, events| libc::pollfd {
+            fd: file.map_or(-1, AsRawFd::as_raw_fd),
             events,
             revents: 0,
         };
         let output = if self.tty_output { libc::POLLOUT } else { 0 };
         let mut entries = [
-            entry(self.tty.as_raw_fd(), libc::POLLIN | output),
-            // A negative number is no file: it is passed over.
-            entry(self.input.map_or(-1, AsRawFd::as_raw_fd), libc::POLLIN),
+            entry(self.tty, libc::POLLIN | output),
+            entry(self.input, libc::POLLIN),
+            entry(self.output, libc::POLLOUT),
         ];
         let milliseconds = libc::c_int::try_from(time.as_millis()).unwrap_or(libc::c_int::MAX);
-        // SAFETY: the pointer is to two entries, which live during the call.
-        if unsafe { libc::poll(entries.as_mut_ptr(), 2, milliseconds) } <= 0 {
+        // SAFETY: the pointer is to three entries, which live during the call.
+        if unsafe { libc::poll(entries.as_mut_ptr(), 3, milliseconds) } <= 0 {
             return Ready::default();
         }
-        let [tty, input] = entries;
+        let [tty, input, output] = entries;
         // An end is something to read, too.
         let readable = libc::POLLIN | libc::POLLHUP | libc::POLLERR;
         Ready {
             input: input.revents & (readable | libc::POLLNVAL) != 0,
+            // Whatever is wrong with it, writing says it.
+            output: output.revents != 0,
             tty_input: tty.revents & readable != 0,
             tty_output: tty.revents & libc::POLLOUT != 0,
         }

@@ -31,6 +31,13 @@ fn linked() -> (ConsoleDevice, Ring, Link) {
     (device, out, link)
 }
 
+/// The guest prints.
+fn print(device: &mut ConsoleDevice, bytes: usize) {
+    for _ in 0..bytes {
+        assert!(device.write_config(8, b"x"));
+    }
+}
+
 #[test]
 fn there_is_no_link_to_a_port_that_is_not_there() {
     assert!(Link::new(&mut ConsoleDevice::new([]), 1, 7).is_none());
@@ -48,7 +55,8 @@ fn more_than_was_granted_ends_the_link() {
     let error = link.take(&mut device, &line);
     assert_eq!(error, Err("more bytes than were granted"));
     assert_eq!(device.counters().in_bytes, INPUT_BYTES as u64);
-    link.end(Some(&mut device), &mut out, "more bytes than were granted");
+    let mut farewell = link.end(Some(&mut device), "more bytes than were granted");
+    assert!(farewell.tell(&mut out));
     assert_eq!(out.0, "@end 0 4096 more bytes than were granted\r\n");
 }
 
@@ -66,9 +74,7 @@ fn bytes_that_make_no_sense() {
 #[test]
 fn lines_are_whole_and_bounded() {
     let (mut device, _, mut link) = linked();
-    for _ in 0..16 << 10 {
-        assert!(device.write_config(8, b"x"));
-    }
+    print(&mut device, 16 << 10);
     link.grant(u64::MAX);
     let mut bytes = 0;
     for room in (0..2048).chain(0..2048) {
@@ -81,17 +87,102 @@ fn lines_are_whole_and_bounded() {
         }
     }
     assert_eq!(bytes, 16 << 10);
-    let mut out = Ring(String::new(), 10);
-    link.end(None, &mut out, "the guest is gone");
-    assert_eq!(out.0, "", "it does not fit");
+}
+
+/// However full the ring is, the program hears of the end: at once if only the guest has filled it, later if the log has.
+#[test]
+fn the_end_is_told() {
+    for filled in (0..2048).step_by(7) {
+        let (mut device, _, mut link) = linked();
+        assert_eq!(link.take(&mut device, "Zm9v"), Ok(()));
+        print(&mut device, 16 << 10);
+        let mut out = Ring("x".repeat(filled), 2048);
+        link.pump(&mut device, &mut out);
+        let before = out.0.len();
+        let mut farewell = link.end(Some(&mut device), "as asked");
+        let told = farewell.tell(&mut out);
+        assert!(told || filled > 2048 - SPARE, "{filled}");
+        if !told {
+            out = Ring(String::new(), 2048);
+            assert!(farewell.tell(&mut out));
+        }
+        let said = out.0.get(if told { before } else { 0 }..).unwrap();
+        assert!(said.ends_with("3 as asked\r\n"), "{filled}: {said}");
+    }
+}
+
+/// The same when the program has to be told first what the guest has read.
+#[test]
+fn the_last_credit_comes_before_the_end() {
+    let (mut device, mut out, mut link) = linked();
+    assert_eq!(link.take(&mut device, "Zm9v"), Ok(()));
+    device.activate(vd_virtio::Features::from_bits_retain(0));
+    device.reset();
+    let mut farewell = link.end(Some(&mut device), "as asked");
+    assert!(!farewell.tell(&mut Ring(String::new(), 4)));
+    let mut small = Ring(String::new(), 10);
+    assert!(!farewell.tell(&mut small));
+    assert_eq!(small.0, "@+3\r\n");
+    assert!(farewell.tell(&mut out));
+    assert_eq!(
+        out.0, "@end 0 0 as asked\r\n",
+        "the guest has thrown them away"
+    );
+    let mut refusal = Farewell::refusal(9, "it has no such port");
+    assert!(!refusal.tell(&mut small));
+    out.0.clear();
+    assert!(refusal.tell(&mut out));
+    assert_eq!(out.0, "@refused 9 it has no such port\r\n");
+}
+
+/// A guest that makes noise of any kind is not heard beyond what the program has granted.
+#[test]
+fn nothing_is_said_for_nothing() {
+    let (mut device, _, mut link) = linked();
+    let mut said = String::new();
+    for _ in 0..40_000 {
+        print(&mut device, 3);
+        let mut out = Ring(String::new(), 2048);
+        link.pump(&mut device, &mut out);
+        said.push_str(&out.0);
+    }
+    assert_eq!(link.credit, 0);
+    assert!(device.counters().out_lost > 0);
+    assert!(
+        !said.contains("lost"),
+        "nothing that was read came after it"
+    );
+    let mut out = Ring(String::new(), 2048);
+    link.grant(5);
+    link.pump(&mut device, &mut out);
+    let lost = device.counters().out_lost;
+    assert_eq!(out.0, std::format!("@lost {lost}\r\n@=eHh4eHg=\r\n"));
+}
+
+/// A guest that closes a port again and again says so once, until it has written something.
+#[test]
+fn closing_for_nothing() {
+    let (mut device, mut out, mut link) = linked();
+    let close = |device: &mut ConsoleDevice| {
+        // A driver without control messages has its console open from start to reset.
+        device.activate(vd_virtio::Features::from_bits_retain(0));
+        device.reset();
+    };
+    for _ in 0..100 {
+        close(&mut device);
+        link.pump(&mut device, &mut out);
+    }
+    assert_eq!(out.0, "@closed\r\n");
+    print(&mut device, 3);
+    close(&mut device);
+    link.pump(&mut device, &mut out);
+    assert_eq!(out.0, "@closed\r\n@=eHh4\r\n@closed\r\n");
 }
 
 #[test]
 fn loss_is_told_before_what_comes_after_it() {
     let (mut device, mut out, mut link) = linked();
-    for _ in 0..(16 << 10) + 5 {
-        device.write_config(8, b"x");
-    }
+    print(&mut device, (16 << 10) + 5);
     link.pump(&mut device, &mut out);
     assert!(out.0.starts_with("@lost 5\r\n@=eHh4"), "{}", out.0);
 }

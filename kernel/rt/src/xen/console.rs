@@ -4,6 +4,7 @@
 //! loss is reported once there is room again (crate `vd-xenbus`).
 
 use vd_xenbus::console::ConsoleWriter;
+use vd_xenbus::held::HeldText;
 use vd_xenbus::line::{Input, LineEditor};
 use vd_xenbus::ring::{CONSOLE_IN, Consumer};
 use xen_hypercall::{EvtchnPort, event_channel};
@@ -26,14 +27,7 @@ struct Console {
     /// Something was taken from the ring, and the other side has not been told.
     owes_event: bool,
     /// Text that waits, while something else has the console.
-    held: Option<Held>,
-}
-
-/// Text that is held back: the oldest of it, and how much more there was.
-#[derive(Default)]
-struct Held {
-    text: heapless::Vec<u8, HELD>,
-    lost: usize,
+    held: HeldText<HELD>,
 }
 
 /// Bytes of text that can be held back.
@@ -51,7 +45,7 @@ pub fn init(page: Page, port: EvtchnPort) {
         editor: LineEditor::new(),
         echo: true,
         owes_event: false,
-        held: None,
+        held: HeldText::new(),
     };
     CONSOLE.with(|slot| *slot = Some(console));
 }
@@ -71,15 +65,13 @@ impl Console {
         }
     }
 
-    /// Writes, or holds back.
-    fn print(&mut self, text: &[u8]) {
-        match &mut self.held {
-            Some(held) => {
-                if held.text.extend_from_slice(text).is_err() {
-                    held.lost += text.len();
-                }
-            }
-            None => self.write(text),
+    /// Does something with what is held back; it says whether the reader has to hear of it.
+    fn with_held(
+        &mut self,
+        f: impl FnOnce(&mut HeldText<HELD>, &mut ConsoleWriter, &Page) -> bool,
+    ) {
+        if f(&mut self.held, &mut self.writer, &self.page) {
+            self.notify();
         }
     }
 
@@ -93,21 +85,26 @@ impl Console {
 pub fn write(text: &[u8]) {
     CONSOLE.with(|slot| {
         if let Some(console) = slot {
-            console.print(text);
+            console.with_held(|held, writer, page| held.write(writer, page, text));
         }
     });
 }
 
-/// Holds back what is written from now on, up to a bound; or prints what was held back, and how much more there was.
+/// Holds back what is written from now on, up to a bound; or lets it out as room comes, and how much more there was.
 pub fn hold(hold: bool) {
     CONSOLE.with(|slot| {
-        let Some(console) = slot else { return };
-        if hold {
-            console.held.get_or_insert_default();
-        } else if let Some(held) = console.held.take() {
-            console.write(&held.text);
-            console.writer.lose(held.lost);
-            console.writer.report_loss(&console.page);
+        if let Some(console) = slot {
+            console.held.hold(hold);
+            console.with_held(HeldText::drain);
+        }
+    });
+}
+
+/// Lets out at once what is held back, as far as there is room: nothing will look after it any more.
+pub fn flush() {
+    CONSOLE.with(|slot| {
+        if let Some(console) = slot {
+            console.with_held(HeldText::flush);
         }
     });
 }
@@ -121,11 +118,11 @@ pub fn set_echo(echo: bool) {
     });
 }
 
-/// Bytes that [`write()`] and [`write_some`] would not have to drop.
+/// Bytes that [`write()`] and [`write_some`] would not have to drop or hold back.
 pub fn room() -> usize {
     CONSOLE.with(|slot| {
-        slot.as_ref()
-            .map_or(0, |console| console.writer.room(&console.page))
+        let free = slot.as_ref().filter(|it| !it.held.is_draining());
+        free.map_or(0, |console| console.writer.room(&console.page))
     })
 }
 
@@ -141,12 +138,13 @@ pub fn write_some(bytes: &[u8]) -> usize {
     })
 }
 
-/// Takes what was typed, as it is; says how many bytes.
-pub fn read_some(into: &mut [u8]) -> usize {
+/// Takes what was typed, as it is, but nothing behind the first `last`; says how many bytes.
+pub fn read_through(into: &mut [u8], last: u8) -> usize {
     CONSOLE.with(|slot| {
         let Some(console) = slot else { return 0 };
         // A ring whose indices make no sense reads as empty; there is nothing to lose.
-        let read = console.input.read(&console.page, into).unwrap_or(0);
+        let read = console.input.read_through(&console.page, into, last);
+        let read = read.unwrap_or(0);
         if read > 0 {
             console.notify();
         }
@@ -163,13 +161,13 @@ pub fn try_write(text: &[u8]) {
     });
 }
 
-/// Tells the reader of lost text when there is room again.
+/// Shows text that was held back, and tells the reader of lost text, when there is room again.
 pub fn service() {
     CONSOLE.with(|slot| {
-        if let Some(console) = slot
-            && console.writer.report_loss(&console.page)
-        {
-            console.notify();
+        if let Some(console) = slot {
+            console.with_held(|held, writer, page| {
+                writer.report_loss(page) | held.drain(writer, page)
+            });
         }
     });
 }

@@ -39,6 +39,8 @@ pub(crate) struct Session {
     capacity: u64,
     sent: u64,
     received: u64,
+    /// Bytes of the guest that were lost since the first that came.
+    lost: u64,
     /// Bytes that were shown and not granted again yet.
     owed: u64,
     /// The guest has closed the port, and written nothing since.
@@ -60,6 +62,7 @@ impl Session {
             capacity: 0,
             sent: 0,
             received: 0,
+            lost: 0,
             owed: 0,
             closed: false,
             leaving: false,
@@ -118,12 +121,12 @@ impl Session {
         }
     }
 
-    /// Ends the link, if it has not ended.
+    /// Ends the link, if it has not ended. One that was asked for may come about yet.
     pub(crate) fn leave(&mut self) {
-        self.leaving = true;
-        if self.is_linked() {
+        if !self.leaving && !self.has_ended() {
             self.say(&Request::End);
         }
+        self.leaving = true;
     }
 
     /// Takes what the driver domain's console shows; the guest's bytes go to `into`.
@@ -160,6 +163,8 @@ impl Session {
                     (self.credit, self.capacity) = (credit, capacity);
                 }
                 Reply::Refused { nonce, why } if nonce == self.nonce => {
+                    let (sent, taken) = (0, 0);
+                    self.state = State::Ended { sent, taken };
                     return Err(format!("the driver domain refuses: {why}"));
                 }
                 // Of an earlier link: the console keeps what nobody has read.
@@ -180,7 +185,13 @@ impl Session {
                 self.credit = self.credit.saturating_add(bytes);
                 Ok(Some(Event::Progress))
             }
-            Reply::Lost(bytes) => Ok(Some(Event::Lost(bytes))),
+            Reply::Lost(bytes) => {
+                // What was lost before anybody came is nobody's loss.
+                if self.received > 0 {
+                    self.lost = self.lost.saturating_add(bytes);
+                }
+                Ok(Some(Event::Lost(bytes)))
+            }
             Reply::Closed => {
                 self.closed = true;
                 Ok(Some(Event::Progress))
@@ -200,18 +211,26 @@ impl Session {
     /// Compares what both sides have counted.
     ///
     /// # Errors
-    /// What was lost between them.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    /// What was lost, and what may be done about it.
+    pub(crate) fn check(&self) -> Result<(), (String, &'static str)> {
         let State::Ended { sent, taken } = self.state else {
             return Ok(());
         };
-        if (sent, taken) == (self.received, self.sent) {
-            return Ok(());
+        if (sent, taken) != (self.received, self.sent) {
+            let what = format!(
+                "bytes were lost on the way: of {sent} from the guest came {}, of {} to it {taken}",
+                self.received, self.sent
+            );
+            let remedy = "try again: the guest's driver has started over (vdom stats: in-dropped), or something else has read or written at the driver domain's console";
+            return Err((what, remedy));
         }
-        Err(format!(
-            "bytes were lost on the way: of {sent} from the guest came {}, of {} to it {taken}",
-            self.received, self.sent
-        ))
+        if self.lost > 0 {
+            let what = format!("{} bytes of the guest's output were lost", self.lost);
+            let remedy =
+                "let the guest print more slowly, or use a named port, which loses nothing";
+            return Err((what, remedy));
+        }
+        Ok(())
     }
 }
 

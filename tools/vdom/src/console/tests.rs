@@ -1,12 +1,13 @@
 //! Both ends of a link, with a guest behind the one and the operator before the other; and how a port is found.
 
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use proptest::prelude::*;
 use vd_config::Devices;
 use vd_console::{NO_PORT, event};
 use vd_kernel_core::command::{self, Command};
-use vd_kernel_core::link::{Link, Output};
+use vd_kernel_core::link::{Farewell, Link, Output};
 use vd_xenbus::link::Request;
 use vd_xenbus::{Input, LineEditor};
 
@@ -42,6 +43,7 @@ struct World {
     guest: Rig,
     editor: LineEditor<80>,
     link: Option<Link>,
+    farewell: Option<Farewell>,
     ring: Ring,
     vdom: Session,
     /// What the guest has written and read, and what vdom has.
@@ -72,6 +74,7 @@ impl World {
             guest,
             editor: LineEditor::new(),
             link: None,
+            farewell: None,
             ring: Ring::default(),
             vdom: Session::new(SLOT, port, 77),
             guest_wrote: Vec::new(),
@@ -105,7 +108,7 @@ impl World {
                 (Some(link), Some(Request::Credit(bytes))) => link.grant(bytes),
                 (Some(_), Some(Request::End)) => {
                     let link = self.link.take().unwrap();
-                    link.end(Some(device), &mut self.ring, "as asked");
+                    self.farewell = Some(link.end(Some(device), "as asked"));
                 }
                 (None, _) => match command::parse(line) {
                     Command::Link { slot, port, nonce } => {
@@ -118,6 +121,7 @@ impl World {
                 other => panic!("{other:?}"),
             }
         }
+        self.farewell.take_if(|it| it.tell(&mut self.ring));
         if let Some(link) = &mut self.link {
             link.pump(self.guest.device(), &mut self.ring);
         }
@@ -219,7 +223,11 @@ proptest! {
         world.vdom.leave();
         world.settle(port);
         prop_assert!(world.vdom.has_ended());
-        prop_assert_eq!(world.vdom.check(), Ok(()));
+        // What was lost before the first byte came is older than vdom.
+        if let Err((what, _)) = world.vdom.check() {
+            prop_assert!(what.ends_with("bytes of the guest's output were lost"), "{}", what);
+            prop_assert!(world.lost > 0);
+        }
     }
 }
 
@@ -283,6 +291,65 @@ fn a_guest_that_closes() {
     assert_eq!(world.vdom_read, world.guest_wrote);
 }
 
+/// A guest that prints all the time does not keep vdom from leaving.
+#[test]
+fn leaving_a_guest_that_prints() {
+    let mut world = World::new(0);
+    world.settle(0);
+    for _ in 0..6 {
+        world.guest_writes(0, 7000);
+        world.serve(usize::MAX);
+    }
+    world.vdom.leave();
+    world.serve(usize::MAX);
+    world.read(usize::MAX);
+    assert!(world.vdom.has_ended());
+}
+
+/// Bytes that the guest's driver throws away have not got through, nor have those that the console could not keep.
+#[test]
+fn what_the_guest_loses_is_told() {
+    let mut world = World::new(0);
+    world.settle(0);
+    world.guest.control(0, event::PORT_OPEN, 0);
+    world.vdom_writes(100);
+    world.serve(usize::MAX);
+    world.guest.write(0x70, 0);
+    world.vdom.leave();
+    world.settle(0);
+    assert!(world.vdom.has_ended());
+    let (error, _) = world.vdom.check().unwrap_err();
+    assert!(error.contains("of 100 to it 0"), "{error}");
+    // The same of its output; but what was lost while nobody was there is not this link's.
+    let mut vdom = Session::new(0, 0, 77);
+    let mut output = Vec::new();
+    for (line, is_whole) in [("@lost 9\r\n@=Zm9v\r\n", true), ("@lost 5\r\n", false)] {
+        vdom.feed(b"@linked 77 9 9\r\n", &mut output).unwrap();
+        vdom.feed(line.as_bytes(), &mut output).unwrap();
+        vdom.leave();
+        vdom.feed(b"@end 3 0 as asked\r\n", &mut output).unwrap();
+        assert_eq!(vdom.check().is_ok(), is_whole, "{line}");
+    }
+}
+
+/// A request that nobody has answered, and one that was refused.
+#[test]
+fn leaving_before_it_has_begun() {
+    let mut vdom = Session::new(3, 1, 77);
+    vdom.leave();
+    vdom.leave();
+    assert_eq!(vdom.output, b"\x1e\x15link 3 1 77\r.\r");
+    let mut output = Vec::new();
+    vdom.feed(b"@linked 77 9 9\r\n@end 0 0 as asked\r\n", &mut output)
+        .unwrap();
+    assert!(vdom.has_ended());
+    let mut vdom = Session::new(3, 1, 77);
+    vdom.output.clear();
+    assert!(vdom.feed(b"@refused 77 no\r\n", &mut output).is_err());
+    vdom.leave();
+    assert!(vdom.has_ended() && vdom.output.is_empty());
+}
+
 /// What the console has kept of others' links, and lines in which something was lost, are not this link's.
 #[test]
 fn what_is_older_does_not_count() {
@@ -317,7 +384,7 @@ fn bytes_that_something_else_has_read_are_missed() {
         .unwrap();
     vdom.leave();
     vdom.feed(b"@end 6 0 as asked\r\n", &mut output).unwrap();
-    let error = vdom.check().unwrap_err();
+    let (error, _) = vdom.check().unwrap_err();
     assert!(error.contains("of 6 from the guest came 3"), "{error}");
     // An end that nobody has asked for is one.
     let mut vdom = Session::new(0, 0, 77);
@@ -491,7 +558,7 @@ fn driver_domain(mut side: File) -> std::thread::JoinHandle<(Vec<u8>, (u16, u16)
                     Request::End => {
                         answer(&mut rig, &mut got);
                         let it = link.take().unwrap();
-                        it.end(Some(rig.device()), &mut ring, "as asked");
+                        assert!(it.end(Some(rig.device()), "as asked").tell(&mut ring));
                         side.write_all(&ring.0).unwrap();
                         return (got, size, side);
                     }
@@ -521,6 +588,7 @@ fn place(tty: &str, dir: &TempDir) -> Place {
 const OPTIONS: Options = Options {
     idle: Duration::from_secs(2),
     size: None,
+    patience: Duration::from_secs(4),
 };
 
 fn open_both(path: &str) -> File {
@@ -532,9 +600,25 @@ fn open_both(path: &str) -> File {
         .unwrap()
 }
 
+/// A panic restores all terminals, other tests' too.
+static TERMINALS: Mutex<()> = Mutex::new(());
+
+fn alone_with_terminals() -> MutexGuard<'static, ()> {
+    TERMINALS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn until_raw(terminal: &str, before: [libc::tcflag_t; 3]) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while mode(terminal) == before {
+        assert!(Instant::now() < deadline, "it is in raw mode");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// What is typed and shown, Ctrl-], and a terminal that is what it was.
 #[test]
 fn a_person_at_a_terminal() {
+    let _alone = alone_with_terminals();
     let dir = TempDir::new("console");
     let ((side, tty), (mut person, own)) = (terminal(), terminal());
     let driver = driver_domain(side);
@@ -545,9 +629,7 @@ fn a_person_at_a_terminal() {
         output: open_both(&own),
     };
     let vdom = std::thread::spawn(move || run(&place, OPTIONS, streams));
-    while mode(&own) == before {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    until_raw(&own, before);
     // Ctrl-C is a character like others.
     person.write_all(b"hello\x03\r").unwrap();
     let mut shown = Vec::new();
@@ -598,4 +680,182 @@ fn two_at_one_console() {
         let error = run(&place, OPTIONS, streams).unwrap_err().to_string();
         assert!(error.contains("somebody else is at"), "{error}");
     }
+}
+
+/// A driver domain that says these lines when it is asked for a port, and ends when it is told to, whatever comes. It gives what it was
+/// told, and the terminal's side.
+fn stubborn_driver_domain(
+    mut side: File,
+    lines: String,
+) -> std::thread::JoinHandle<(String, File)> {
+    term::make_raw(&side).unwrap();
+    std::thread::spawn(move || {
+        let (mut told, mut said) = (String::new(), false);
+        let mut bytes = [0; 500];
+        while !told.ends_with("\r.\r") {
+            let read = side.read(&mut bytes).unwrap();
+            told.push_str(str::from_utf8(&bytes[..read]).unwrap());
+            if told.ends_with('\r') && !said {
+                let nonce = told.trim().rsplit(' ').next().unwrap();
+                let lines = lines.replace("NONCE", nonce);
+                let mut writer = side.try_clone().unwrap();
+                // Both at once: it does not wait for vdom to read.
+                std::thread::spawn(move || writer.write_all(lines.as_bytes()).unwrap());
+                said = true;
+            }
+        }
+        (told, side)
+    })
+}
+
+/// A reader that goes away, as `head` does, does not leave the link behind, and what it has not got is counted.
+#[test]
+fn a_reader_that_goes_away() {
+    let dir = TempDir::new("console");
+    let (side, tty) = terminal();
+    let data = format!("@={}\r\n", vd_xenbus::link::Encoded(&[b'x'; 750]));
+    let lines = format!("@linked NONCE 4096 4096\r\n{}", data.repeat(43));
+    let driver = stubborn_driver_domain(side, format!("{lines}@end 32250 0 as asked\r\n"));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let streams = Streams {
+        input: File::open("/dev/null").unwrap(),
+        output: File::from(OwnedFd::from(writer)),
+    };
+    let error = run(&place(&tty, &dir), OPTIONS, streams).unwrap_err();
+    assert!(error.to_string().contains("standard output"), "{error}");
+    let (told, _) = driver.join().unwrap();
+    assert!(told.ends_with("\r.\r"), "{told}");
+}
+
+/// Nobody answers: whoever listens later learns that nobody waits.
+#[test]
+fn nobody_answers() {
+    let dir = TempDir::new("console");
+    let (side, tty) = terminal();
+    let driver = stubborn_driver_domain(side, String::new());
+    let streams = Streams {
+        input: open_both("/dev/null"),
+        output: open_both("/dev/null"),
+    };
+    let error = run(&place(&tty, &dir), OPTIONS, streams).unwrap_err();
+    assert!(error.to_string().contains("does not answer"), "{error}");
+    driver.join().unwrap();
+}
+
+/// The last words of a guest are shown, though its end is an error.
+#[test]
+fn last_words() {
+    let dir = TempDir::new("console");
+    let (mut side, tty) = terminal();
+    term::make_raw(&side).unwrap();
+    let driver = std::thread::spawn(move || {
+        let (mut told, mut bytes) = (String::new(), [0; 500]);
+        while !told.ends_with('\r') {
+            let read = side.read(&mut bytes).unwrap();
+            told.push_str(str::from_utf8(&bytes[..read]).unwrap());
+        }
+        let nonce = told.trim().rsplit(' ').next().unwrap();
+        let lines = format!("@linked {nonce} 9 9\r\n@=Zm9v\r\n@end 3 0 the guest is gone\r\n");
+        side.write_all(lines.as_bytes()).unwrap();
+        side
+    });
+    let out = dir.path().join("out");
+    let streams = Streams {
+        input: File::open("/dev/null").unwrap(),
+        output: File::create(&out).unwrap(),
+    };
+    let error = run(&place(&tty, &dir), OPTIONS, streams).unwrap_err();
+    assert!(error.to_string().contains("the guest is gone"), "{error}");
+    assert_eq!(std::fs::read(&out).unwrap(), b"foo");
+    driver.join().unwrap();
+}
+
+/// A script does not hang on a guest that does not read, and learns of it; nor does a person, whose keys are heard all the same.
+#[test]
+fn a_guest_that_does_not_read() {
+    let _alone = alone_with_terminals();
+    let dir = TempDir::new("console");
+    let linked = "@linked NONCE 10 10\r\n";
+    let (side, tty) = terminal();
+    let driver = stubborn_driver_domain(side, linked.into());
+    let streams = Streams {
+        input: File::open(dir.file("in", &[b'x'; 5000])).unwrap(),
+        output: open_both("/dev/null"),
+    };
+    let answer = |driver: std::thread::JoinHandle<(String, File)>| {
+        std::thread::spawn(move || {
+            let (told, mut side) = driver.join().unwrap();
+            side.write_all(b"@end 0 10 as asked\r\n").unwrap();
+            (told, side)
+        })
+    };
+    let answered = answer(driver);
+    let options = Options {
+        patience: Duration::from_secs(1),
+        ..OPTIONS
+    };
+    let error = run(&place(&tty, &dir), options, streams).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("does not read: 4086 bytes or more"),
+        "{error}"
+    );
+    answered.join().unwrap();
+
+    let ((side, tty), (mut person, own)) = (terminal(), terminal());
+    let answered = answer(stubborn_driver_domain(side, linked.into()));
+    let before = mode(&own);
+    let streams = Streams {
+        input: open_both(&own),
+        output: open_both(&own),
+    };
+    let there = place(&tty, &dir);
+    let vdom = std::thread::spawn(move || run(&there, OPTIONS, streams));
+    until_raw(&own, before);
+    person.write_all(b"more than ten\r").unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    person.write_all(b"\x1d").unwrap();
+    let error = vdom.join().unwrap().unwrap_err().to_string();
+    assert!(error.contains("4 bytes or more"), "{error}");
+    assert_eq!(mode(&own), before);
+    answered.join().unwrap();
+}
+
+/// A reader that stands still does not keep vdom from hearing the driver domain, nor from leaving.
+#[test]
+fn a_reader_that_stands_still() {
+    let dir = TempDir::new("console");
+    let (side, tty) = terminal();
+    let data = format!("@={}\r\n", vd_xenbus::link::Encoded(&[b'x'; 750]));
+    let lines = format!("@linked NONCE 4096 4096\r\n{}", data.repeat(43));
+    let driver = stubborn_driver_domain(side, format!("{lines}@end 32250 0 the guest is gone\r\n"));
+    let (reader, writer) = std::io::pipe().unwrap();
+    // SAFETY: a plain call; the pipe holds a page.
+    assert!(unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) } > 0);
+    let streams = Streams {
+        input: File::open("/dev/null").unwrap(),
+        output: File::from(OwnedFd::from(writer)),
+    };
+    let options = Options {
+        patience: Duration::from_secs(1),
+        ..OPTIONS
+    };
+    let error = run(&place(&tty, &dir), options, streams).unwrap_err();
+    assert!(error.to_string().contains("the guest is gone"), "{error}");
+    drop((reader, driver));
+}
+
+/// A panic, which drops nothing in a release, leaves the terminal as it was.
+#[test]
+fn a_panic_restores_the_terminal() {
+    let _alone = alone_with_terminals();
+    let (_person, own) = terminal();
+    let before = mode(&own);
+    let raw = Raw::of(&open_both(&own)).unwrap();
+    assert_ne!(mode(&own), before);
+    let panicked = std::thread::spawn(|| panic!("for the terminal's sake")).join();
+    assert!(panicked.is_err());
+    assert_eq!(mode(&own), before);
+    drop(raw);
 }
