@@ -194,6 +194,7 @@ impl Switch {
             else {
                 return Ok(Progress::Drained);
             };
+            receive.size = pass.size().into();
             let buffers = &mut receive.buffers;
             while let Some((owner, written)) = buffers.next_used() {
                 if let Owner::Head(head) = owner {
@@ -305,11 +306,18 @@ impl Switch {
                 continue;
             }
             let pair = target.pair_for(flow);
-            let queued = |it: &Receive| !it.waiting.is_empty();
-            let outcome = if target.receive.get(pair).is_some_and(queued) {
-                Outcome::NoRoom
-            } else {
+            // Nothing of it was given yet, if it is the next.
+            let is_next = |it: &mut Receive| {
+                let next = it.waiting.is_empty();
+                if next {
+                    it.done = 0;
+                }
+                next
+            };
+            let outcome = if target.receive.get_mut(pair).is_none_or(is_next) {
                 target.give(mem, pair, &self.packet, &self.pieces)
+            } else {
+                Outcome::NoRoom
             };
             cost = cost.saturating_add(target.cost(&self.packet));
             match outcome {

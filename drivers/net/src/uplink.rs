@@ -174,6 +174,18 @@ impl Uplink {
         }
     }
 
+    /// Whether there is something to do for whoever has the uplink: frames to be given back, or others that may fit now.
+    pub fn is_due(&self) -> bool {
+        self.with(|port| port.retry || !port.returned.is_empty())
+            .unwrap_or(false)
+    }
+
+    /// Whether frames that wait for room have to be tried again, once.
+    pub fn take_retry(&self) -> bool {
+        self.with_mut(|port| core::mem::take(&mut port.retry))
+            .unwrap_or(false)
+    }
+
     /// A frame that has waited and is delivered or dropped now.
     pub fn next_returned(&self) -> Option<u16> {
         match self.with_mut(|port| port.returned.pop_front()).flatten()? {

@@ -89,6 +89,11 @@ impl<P: FramePages> Uplink<P> {
         self.up
     }
 
+    /// Whether a pass is due that nobody outside asks for.
+    pub fn is_due(&self) -> bool {
+        self.up && self.port.is_due()
+    }
+
     /// Whether that has changed since this was last asked, and to what.
     pub fn take_change(&mut self) -> Option<bool> {
         let changed = self.up != self.told;
@@ -117,7 +122,7 @@ impl<P: FramePages> Uplink<P> {
             return false;
         }
         self.vif.borrow_mut().take_answers();
-        if self.give_room() {
+        if self.give_room() | self.port.take_retry() {
             self.port.send_waiting(guest);
         }
         let more = self.receive(guest, budget);

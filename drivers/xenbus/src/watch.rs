@@ -1,7 +1,10 @@
 //! Watch events, queued with a bound.
 //!
-//! Invariant: the queue holds at most [`MAX_EVENTS`] events and [`MAX_BYTES`] bytes, and no event twice. When something
+//! Invariant: the queue holds at most [`MAX_EVENTS`] events and [`MAX_BYTES`] bytes, and one event of each token. When something
 //! had to be dropped the queue says so once, which means: read everything again, as if every watch had fired.
+//!
+//! A token names what has to be read again. Who may write below a watched path chooses the paths that fire, and could fill
+//! the queue with them; tokens are this domain's own.
 
 use alloc::collections::VecDeque;
 use alloc::string::String;
@@ -35,10 +38,11 @@ pub struct WatchQueue {
 }
 
 impl WatchQueue {
-    /// Queues an event, unless it waits already or there is no room. Being told of a change twice says no more than
-    /// being told once, as long as nobody has looked in between.
+    /// Queues an event, unless one of that token waits already or there is no room. Being told of a change twice says no
+    /// more than being told once, as long as nobody has looked in between.
     pub fn push(&mut self, event: WatchEvent) {
-        if self.events.contains(&event) {
+        let mut waiting = self.events.iter();
+        if waiting.any(|other| other.token == event.token) {
             return;
         }
         let bytes = self.bytes.saturating_add(event.bytes());

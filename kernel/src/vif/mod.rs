@@ -54,6 +54,11 @@ impl Shared {
         self.uplink.borrow_mut().run(guest, budget)
     }
 
+    /// Whether it has something to do that no event says.
+    pub fn is_due(&self) -> bool {
+        self.uplink.borrow().is_due()
+    }
+
     /// Whether the link is up, if that has changed.
     pub fn take_change(&self) -> Option<bool> {
         self.uplink.borrow_mut().take_change()

@@ -142,7 +142,8 @@ impl<P: FramePages> Vif<P> {
     }
 
     /// Asks for an event with the next answer to what went out, if room is scarce: while there is much, nobody waits for
-    /// more. Returns whether there is an answer already.
+    /// more, as no frame takes more than [`MAX_SLOTS`] pages at once, and one that is cut takes what there is. Returns
+    /// whether there is an answer already.
     pub(crate) fn arm(&mut self) -> bool {
         if self.link != Link::Open || self.sent < TX_PAGES / 2 {
             return false;
