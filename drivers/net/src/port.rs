@@ -77,6 +77,8 @@ pub(crate) struct Parked {
     pub(crate) owner: Owner,
     pub(crate) packet: Packet,
     pub(crate) pieces: heapless::Vec<Piece, PARKED_PIECES>,
+    /// For one of the uplink: pages that it keeps.
+    pub(crate) pages: u16,
     /// The ports that it waits for, as bits.
     pub(crate) pending: u32,
     /// Ticks since it waits.
@@ -113,6 +115,8 @@ pub(crate) struct Port {
     pub(crate) features: NetFeatures,
     /// For the uplink: what whoever is behind it takes.
     pub(crate) uplink: Option<Takes>,
+    /// For the uplink: pages that frames which wait may keep.
+    pub(crate) spare: u16,
     /// There is a driver, and nothing is wrong with it.
     pub(crate) running: bool,
     pub(crate) link: bool,
@@ -151,6 +155,7 @@ impl Port {
             mac: config.mac,
             features: NetFeatures::empty(),
             uplink: None,
+            spare: 0,
             running: false,
             link: true,
             pairs: 1,

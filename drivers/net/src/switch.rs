@@ -128,7 +128,11 @@ impl Switch {
         Ok(self.ports.len().saturating_sub(1))
     }
 
-    pub(crate) fn add_uplink(&mut self, own: Rc<dyn OwnMemory>) -> Result<usize, AddError> {
+    pub(crate) fn add_uplink(
+        &mut self,
+        own: Rc<dyn OwnMemory>,
+        spare: u16,
+    ) -> Result<usize, AddError> {
         if self.own.is_some() {
             return Err(AddError::Full);
         }
@@ -138,6 +142,7 @@ impl Switch {
             pairs: 1,
         });
         port.uplink = Some(Takes::default());
+        port.spare = spare;
         self.ports.push(port);
         self.own = Some(own);
         Ok(self.ports.len().saturating_sub(1))
@@ -260,7 +265,7 @@ impl Switch {
             let claim = Claim::Header(NetHeader::decode(header));
             let (waits, cost) = self.forward(&mem, port, pair, &claim)?;
             pass.charge(cost);
-            if let Some(Owner::Head(head)) = self.park(port, queue, Owner::Head(head), waits) {
+            if let Some(Owner::Head(head)) = self.park(port, queue, Owner::Head(head), 0, waits) {
                 pass.give_back(head, 0)?;
             }
         }

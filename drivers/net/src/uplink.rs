@@ -60,6 +60,8 @@ pub struct Arrival<'a> {
     pub id: u16,
     /// Where it is in own memory, piece by piece: where, and how many bytes.
     pub pieces: &'a [(u32, u32)],
+    /// Pages that it keeps until it is given back.
+    pub pages: u16,
     /// Its checksum has to be filled in.
     pub blank: bool,
     /// It is a large TCP segment: whether over IPv6, and the bytes of data of each part.
@@ -83,12 +85,16 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// The one uplink of a switch, with its memory. It is closed at first.
+    /// The one uplink of a switch, with its memory, of which frames that wait may keep `spare` pages. It is closed at first.
     ///
     /// # Errors
     /// [`AddError`]
-    pub fn new(switch: &Rc<RefCell<Switch>>, own: Rc<dyn OwnMemory>) -> Result<Self, AddError> {
-        let port = switch.borrow_mut().add_uplink(own)?;
+    pub fn new(
+        switch: &Rc<RefCell<Switch>>,
+        own: Rc<dyn OwnMemory>,
+        spare: u16,
+    ) -> Result<Self, AddError> {
+        let port = switch.borrow_mut().add_uplink(own, spare)?;
         Ok(Self {
             switch: Rc::clone(switch),
             port,
@@ -168,7 +174,8 @@ impl Uplink {
         };
         let forwarded = switch.forward(&Frames { guest, own }, self.port, PAIR, &claim);
         let (waits, cost) = forwarded.unwrap_or((0, 0));
-        match switch.park(self.port, 0, Owner::Uplink(arrival.id), waits) {
+        let owner = Owner::Uplink(arrival.id);
+        match switch.park(self.port, 0, owner, arrival.pages, waits) {
             Some(_) => Taken::Done(cost),
             None => Taken::Waits(cost),
         }

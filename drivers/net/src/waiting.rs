@@ -145,6 +145,7 @@ impl Switch {
         port: usize,
         queue: u16,
         owner: Owner,
+        pages: u16,
         waits: u32,
     ) -> Option<Owner> {
         if waits == 0 {
@@ -157,6 +158,7 @@ impl Switch {
             ..
         } = self;
         let source = ports.get(port);
+        let affordable = source.map_or(0, |source| source.affordable(pages, waits));
         let free = source.and_then(|source| source.parked.iter().position(Option::is_none));
         let pieces = heapless::Vec::from_slice(pieces).ok();
         let flow = wire::flow(packet.prefix(), &packet.ethernet);
@@ -167,8 +169,9 @@ impl Switch {
             }
             let pair = target.pair_for(flow);
             let receive = target.receive.get_mut(pair);
+            let affords = affordable & bit(number) != 0;
             match (receive, free, &pieces) {
-                (Some(receive), Some(place), Some(_)) if receive.has_place(port) => {
+                (Some(receive), Some(place), Some(_)) if affords && receive.has_place(port) => {
                     if let Some(ticket) = Ticket::new(port, place) {
                         receive.waiting.push_back(ticket);
                         pending |= bit(number);
@@ -186,6 +189,7 @@ impl Switch {
                     owner,
                     packet: Packet::clone(packet),
                     pieces,
+                    pages,
                     pending,
                     age: 0,
                 });
@@ -225,6 +229,20 @@ impl Switch {
 }
 
 impl Port {
+    /// Of the ports that a frame of so many pages may wait for, those for which it does. A receiver that takes nothing keeps
+    /// at most as many pages from being received into as it leaves to be kept for others.
+    fn affordable(&self, pages: u16, waits: u32) -> u32 {
+        let kept = |ports: u32| {
+            let parked = self.parked.iter().flatten();
+            let kept = parked.filter(|parked| parked.pending & ports != 0);
+            kept.fold(0u16, |sum, parked| sum.saturating_add(parked.pages))
+        };
+        let free = self.spare.saturating_sub(kept(u32::MAX));
+        let affords = |port: &u32| waits & port != 0 && kept(*port).saturating_add(pages) <= free;
+        let ports = (0..u32::BITS).map(|port| 1u32.wrapping_shl(port));
+        ports.filter(affords).fold(0, |all, one| all | one)
+    }
+
     /// A frame waits for no queue of it any more.
     fn forget(&mut self, ticket: Ticket) {
         for pair in 0..self.receive.len() {

@@ -18,7 +18,7 @@ use vd_xenbus::{Error, Transport};
 use crate::incoming::Incoming;
 use crate::nodes;
 use crate::pages::FramePages;
-use crate::vif::{Link, Properties, Vif};
+use crate::vif::{Link, Properties, SPARE, Vif};
 use crate::wire::MAX_SLOTS;
 
 /// Bytes of a page.
@@ -62,7 +62,7 @@ impl<P: FramePages + 'static> Uplink<P> {
     /// [`AddError`]
     pub fn new(device: u32, vif: Vif<P>, switch: &Rc<RefCell<Switch>>) -> Result<Self, AddError> {
         let vif = Rc::new(RefCell::new(vif));
-        let port = vd_net::Uplink::new(switch, Rc::new(Memory(Rc::clone(&vif))))?;
+        let port = vd_net::Uplink::new(switch, Rc::new(Memory(Rc::clone(&vif))), SPARE)?;
         Ok(Self {
             device,
             vif,
@@ -125,10 +125,10 @@ impl<P: FramePages> Uplink<P> {
         if self.give_room() | self.port.take_retry() {
             self.port.send_waiting(guest);
         }
-        let more = self.receive(guest, budget);
         while let Some(id) = self.port.next_returned() {
             self.vif.borrow_mut().release(id);
         }
+        let more = self.receive(guest, budget);
         self.send();
         let mut vif = self.vif.borrow_mut();
         vif.post();
@@ -173,6 +173,7 @@ impl<P: FramePages> Uplink<P> {
         let arrival = Arrival {
             id: frame.first,
             pieces: &frame.pieces,
+            pages: frame.pages(),
             blank: frame.blank,
             large: frame.gso.map(|gso| (gso.ipv6, gso.size)),
         };

@@ -112,3 +112,54 @@ fn a_port_that_sends_without_end_does_not_take_the_whole_uplink() {
     out += left.filter(|frame| frame.bytes.len() == 61).count();
     assert_eq!(out, 50, "none of the other's is lost");
 }
+
+/// Whoever does not read has its share of the pages in which frames wait, and the ring has all of its own.
+#[test]
+fn a_port_that_does_not_read_leaves_the_others_their_frames() {
+    let mut rig = rig(ALL);
+    let (_, large) = tcp(FAR, 1, false, &vec![7; 64_000]);
+    for round in 0..40 {
+        rig.give(&large, true, Some((false, 1400)));
+        assert_eq!(rig.back.take_buffers(), 256, "{round}");
+    }
+    let counters = rig.world.counters(1);
+    assert!(counters.rx_frames > 0 && counters.rx_no_room > 20);
+    // Two segments of 16 pages; then one for which there is no room.
+    assert_eq!(rig.uplink.port().counters().parked, 2);
+    for _ in 0..20 {
+        rig.give(&ethernet(mac(FAR), mac(0), 1000), false, None);
+    }
+    assert_eq!(rig.world.received(0).len(), 20);
+    // Those that waited are given back to the ring, which nobody but the uplink can do.
+    rig.world.tick();
+    assert!(!rig.uplink.is_due());
+    rig.world.tick();
+    assert!(rig.uplink.is_due());
+    assert_eq!(rig.world.counters(1).rx_no_room, 41 - counters.rx_frames);
+}
+
+/// Two that do not read leave some to a third; what is for all is counted for each.
+#[test]
+fn receivers_share_the_pages_in_which_frames_wait() {
+    let mut rig = rig(ALL);
+    // One has a frame already.
+    for (to, buffers) in [(0, 64), (1, 63)] {
+        for _ in 0..buffers {
+            rig.give(&ethernet(mac(FAR), mac(to), 1000), false, None);
+        }
+    }
+    rig.back.piece = 125;
+    let before = rig.uplink.port().counters().parked;
+    let parked = |rig: &mut Rig, to: [u8; 6]| {
+        let already = rig.uplink.port().counters().parked;
+        for _ in 0..10 {
+            rig.give(&ethernet(mac(FAR), to, 1000), false, None);
+        }
+        rig.uplink.port().counters().parked - already
+    };
+    assert_eq!(before, 0);
+    assert_eq!(parked(&mut rig, mac(1)), 4, "of 8 pages each");
+    assert_eq!(parked(&mut rig, mac(0)), 2);
+    assert_eq!(parked(&mut rig, [0xff; 6]), 0, "no receiver has more left");
+    assert_eq!(rig.back.take_buffers(), 256);
+}

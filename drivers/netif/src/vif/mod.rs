@@ -30,8 +30,10 @@ use crate::wire::{RX_REQUEST, RX_RESPONSE, TX_REQUEST, TX_RESPONSE};
 pub const TX_PAGES: u16 = 128;
 /// Slots of each ring.
 pub const SLOTS: u16 = 256;
-/// Pages for what comes in: those on a full ring, and some that hold frames which wait.
-pub const RX_PAGES: u16 = SLOTS + 64;
+/// Pages that hold frames which came in and wait for a guest's buffers.
+pub const SPARE: u16 = 64;
+/// Pages for what comes in: those on a full ring, and those. However many frames wait, the ring has its pages.
+pub const RX_PAGES: u16 = SLOTS + SPARE;
 /// All pages, with the two rings.
 pub const PAGES: usize = 2 + TX_PAGES as usize + RX_PAGES as usize;
 
