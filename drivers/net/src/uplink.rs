@@ -14,6 +14,7 @@ use crate::features::NetFeatures;
 use crate::packet::{Claim, LargeTcp, Packet, Transport};
 use crate::place::{Frames, OwnMemory, Owner, Piece, Place};
 use crate::port::Port;
+use crate::segment::{self, MAX_PARTS};
 use crate::switch::{AddError, Switch};
 use crate::wire::{ETHERNET, IPV4, IPV6};
 
@@ -49,7 +50,9 @@ impl Takes {
 
     pub(crate) fn large(&self, packet: &Packet, tcp: &LargeTcp) -> bool {
         let family = if tcp.ipv6 { self.large6 } else { self.large4 };
-        family && packet.len <= MAX_LEN && self.checksum(packet, tcp.start, tcp.checksum())
+        // Nobody there should have to make a frame of every byte, either.
+        let few = segment::count(packet, tcp) <= MAX_PARTS;
+        family && few && packet.len <= MAX_LEN && self.checksum(packet, tcp.start, tcp.checksum())
     }
 }
 

@@ -270,8 +270,9 @@ impl<P: FramePages> Front for Uplink<P> {
     }
 
     fn progress(&self) -> u64 {
-        let counters = self.vif.borrow().counters();
-        counters.frames_in.saturating_add(counters.frames_out)
+        // What was sent and not answered, or came in and was refused, is none.
+        let sent = self.vif.borrow().counters().okay_out;
+        sent.saturating_add(self.port.counters().tx_frames)
     }
 
     fn is_idle(&self) -> bool {

@@ -135,9 +135,11 @@ impl<P: FramePages> Vif<P> {
             })?;
             self.out.release(id);
             self.sent = self.sent.saturating_sub(1);
-            if status != Status::Okay {
-                self.counters.refused_out = self.counters.refused_out.saturating_add(1);
-            }
+            let counter = match status {
+                Status::Okay => &mut self.counters.okay_out,
+                _ => &mut self.counters.refused_out,
+            };
+            *counter = counter.saturating_add(1);
         }
     }
 
