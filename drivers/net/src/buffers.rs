@@ -111,6 +111,11 @@ impl Buffers {
         self.pieces.len() <= PIECES && self.buffers.len().saturating_add(self.used.len()) < BUFFERS
     }
 
+    /// Whether the driver cannot give more than there are, of `most` that it has.
+    pub(crate) fn are_all(&self, most: usize) -> bool {
+        self.pieces.len() > PIECES || self.buffers.len() >= most.min(BUFFERS)
+    }
+
     /// Takes one.
     pub(crate) fn push(&mut self, owner: Owner, writable: impl Iterator<Item = Piece>) {
         let (mut pieces, mut room) = (0u16, 0usize);
@@ -143,24 +148,17 @@ impl Buffers {
         self.used.clear();
     }
 
-    /// How many buffers frames of these lengths take one after the other, if there are enough. Without `mergeable` each has to fit one.
-    pub(crate) fn plan(
-        &self,
-        frames: impl Iterator<Item = usize>,
-        mergeable: bool,
-    ) -> Result<usize, Undelivered> {
+    /// How many buffers a frame of this length takes, if there are enough. Without `mergeable` it has to fit one.
+    fn plan(&self, frame: usize, mergeable: bool) -> Result<usize, Undelivered> {
         let mut rooms = self.buffers.iter().map(|buffer| buffer.room);
-        let mut taken = 0usize;
-        for frame in frames {
-            let mut left = frame.saturating_add(HEADER);
-            while left != 0 {
-                let room = rooms.next().ok_or(Undelivered::NoRoom)?;
-                if room < left && !mergeable {
-                    return Err(Undelivered::TooLong);
-                }
-                left = left.saturating_sub(room);
-                taken = taken.saturating_add(1);
+        let (mut left, mut taken) = (frame.saturating_add(HEADER), 0usize);
+        while left != 0 {
+            let room = rooms.next().ok_or(Undelivered::NoRoom)?;
+            if room < left && !mergeable {
+                return Err(Undelivered::TooLong);
             }
+            left = left.saturating_sub(room);
+            taken = taken.saturating_add(1);
         }
         Ok(taken)
     }
@@ -172,7 +170,7 @@ impl Buffers {
         frame: &Frame<'_>,
         mergeable: bool,
     ) -> Result<(), Undelivered> {
-        let count = self.plan(core::iter::once(frame.len()), mergeable)?;
+        let count = self.plan(frame.len(), mergeable)?;
         let mut header = frame.header;
         header.num_buffers = u16::try_from(count).unwrap_or(1);
         let target = Undelivered::Target;

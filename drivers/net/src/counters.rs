@@ -31,7 +31,7 @@ pub struct Counters {
     pub rx_no_room: u64,
     /// Frames longer than this port's MTU allows or than the driver's buffers are.
     pub rx_long: u64,
-    /// Frames that could not be cut into parts for a driver that does not take large ones.
+    /// Frames that could not be cut into parts for a driver that does not take large ones, or have too many for an uplink.
     pub rx_uncut: u64,
 
     /// Frames sent to all ports.

@@ -54,14 +54,22 @@ impl Port {
             taking,
             buffers: &mut receive.buffers,
             counters,
+            done: &mut receive.done,
+            size: receive.size,
         };
+        let before = *to.done;
         let given = match packet.offload {
             Offload::Tcp(tcp) if !taking.large(packet, &tcp) => to.parts(packet, &tcp, pieces),
             _ => to.whole(packet, pieces),
         };
         match given {
             Ok(()) => self.wake(receive_queue(pair)),
-            Err(Undelivered::NoRoom) => return Outcome::NoRoom,
+            Err(Undelivered::NoRoom) => {
+                if *to.done != before {
+                    self.wake(receive_queue(pair));
+                }
+                return Outcome::NoRoom;
+            }
             Err(Undelivered::TooLong) => bump(&mut counters.rx_long),
             Err(Undelivered::Source(error)) => return Outcome::Source(error.into()),
             Err(Undelivered::Target(error)) => return Outcome::Target(error.into()),
@@ -111,6 +119,10 @@ struct Receiver<'a, M: ?Sized> {
     taking: Taking,
     buffers: &'a mut Buffers,
     counters: &'a mut Counters,
+    /// Parts that were given already, of a segment that is cut.
+    done: &'a mut usize,
+    /// Most buffers that there can be.
+    size: usize,
 }
 
 impl<M: GuestMemory + ?Sized> Receiver<'_, M> {
@@ -141,7 +153,7 @@ impl<M: GuestMemory + ?Sized> Receiver<'_, M> {
         self.put(&frame)
     }
 
-    /// The parts of a large segment: all of them, or none if there are too few buffers.
+    /// The parts of a large segment, from the one on that did not fit before.
     fn parts(
         &mut self,
         packet: &Packet,
@@ -153,12 +165,7 @@ impl<M: GuestMemory + ?Sized> Receiver<'_, M> {
             bump(&mut self.counters.rx_uncut);
             return Ok(());
         }
-        let len = |number| {
-            tcp.headers
-                .saturating_add(segment::data(packet, tcp, number))
-        };
-        self.buffers.plan((0..count).map(len), self.mergeable())?;
-        for number in 0..count {
+        for number in *self.done..count {
             let part = segment::part(packet, tcp, number);
             let mut frame = Frame {
                 header: NetHeader::default(),
@@ -170,6 +177,7 @@ impl<M: GuestMemory + ?Sized> Receiver<'_, M> {
             };
             self.checksum(packet, &mut frame, tcp.start, tcp.checksum());
             self.put(&frame)?;
+            *self.done = number.saturating_add(1);
         }
         bump(&mut self.counters.cut);
         Ok(())
@@ -188,7 +196,12 @@ impl<M: GuestMemory + ?Sized> Receiver<'_, M> {
 
     fn put(&mut self, frame: &Frame<'_>) -> Result<(), Undelivered> {
         let mergeable = self.mergeable();
-        self.buffers.deliver(self.mem, frame, mergeable)?;
+        let given = self.buffers.deliver(self.mem, frame, mergeable);
+        if given == Err(Undelivered::NoRoom) && self.buffers.are_all(self.size) {
+            // There will never be more.
+            return Err(Undelivered::TooLong);
+        }
+        given?;
         bump(&mut self.counters.rx_frames);
         add(&mut self.counters.rx_bytes, frame.len());
         if frame.checksum.is_some() {

@@ -276,7 +276,16 @@ impl Packet {
         }
         match header.gso_type {
             GSO_NONE => Some(Offload::Checksum { start, field }),
-            GSO_TCPV4 | GSO_TCPV6 => self.large_tcp(header, features, start).map(Offload::Tcp),
+            GSO_TCPV4 | GSO_TCPV6 => {
+                let tcp = self.large_tcp(header, features, start)?;
+                // What is in one part already has nothing to be cut. That the size of a part is less than what there is
+                // also keeps numbers that mean something else (Linux: 0xffff) from whoever cuts it.
+                Some(if self.len.saturating_sub(tcp.headers) > tcp.part {
+                    Offload::Tcp(tcp)
+                } else {
+                    Offload::Checksum { start, field }
+                })
+            }
             _ => None,
         }
     }

@@ -5,13 +5,14 @@ use alloc::collections::VecDeque;
 
 use vd_virtio::fault::FaultKind;
 
-use crate::buffers::Buffers;
+use crate::buffers::{BUFFERS, Buffers};
 use crate::counters::Counters;
 use crate::deliver::Taking;
 use crate::features::NetFeatures;
 use crate::learned::Learned;
 use crate::packet::Packet;
 use crate::place::{Owner, Piece};
+use crate::switch::MAX_PORTS;
 use crate::uplink::Takes;
 use crate::wire::Mac;
 
@@ -22,7 +23,12 @@ pub(crate) const PARKED: usize = 32;
 /// Most pieces of one that waits.
 pub(crate) const PARKED_PIECES: usize = 24;
 /// Frames that may wait for one receive queue: fewer than one port may have, so that one receiver does not take all places.
+/// The senders share them.
 pub(crate) const WAITING: usize = 24;
+/// Frames of every sender that may wait for a receive queue in any case.
+pub(crate) const OWN_WAITING: usize = 2;
+/// Frames that wait for one receive queue, at most.
+const MOST_WAITING: usize = WAITING + OWN_WAITING * (MAX_PORTS + 1);
 /// Flows that a port tells apart.
 const FLOWS: usize = 64;
 
@@ -40,8 +46,28 @@ pub struct PortConfig {
 /// Names a frame that waits: whose it is, and its place there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
-    pub(crate) port: usize,
-    pub(crate) place: usize,
+    port: u8,
+    place: u8,
+}
+
+impl Ticket {
+    /// None if there is no such port or place.
+    pub(crate) fn new(port: usize, place: usize) -> Option<Self> {
+        Some(Self {
+            port: u8::try_from(port).ok()?,
+            place: u8::try_from(place).ok()?,
+        })
+    }
+
+    /// Whose it is.
+    pub(crate) fn port(self) -> usize {
+        self.port.into()
+    }
+
+    /// Its place there.
+    pub(crate) fn place(self) -> usize {
+        self.place.into()
+    }
 }
 
 /// A frame that waits. It is still in its sender's buffers.
@@ -51,6 +77,8 @@ pub(crate) struct Parked {
     pub(crate) owner: Owner,
     pub(crate) packet: Packet,
     pub(crate) pieces: heapless::Vec<Piece, PARKED_PIECES>,
+    /// For one of the uplink: pages that it keeps.
+    pub(crate) pages: u16,
     /// The ports that it waits for, as bits.
     pub(crate) pending: u32,
     /// Ticks since it waits.
@@ -63,6 +91,19 @@ pub(crate) struct Receive {
     pub(crate) buffers: Buffers,
     /// The frames that wait for it, in order.
     pub(crate) waiting: VecDeque<Ticket>,
+    /// Parts of the frame that is the next that were given already, if it is cut. A receiver may have fewer buffers than
+    /// there are parts, at all times.
+    pub(crate) done: usize,
+    /// Most buffers that the driver can give.
+    pub(crate) size: usize,
+}
+
+impl Receive {
+    /// The frame that was the next is not any more.
+    pub(crate) fn pop(&mut self) -> Option<Ticket> {
+        self.done = 0;
+        self.waiting.pop_front()
+    }
 }
 
 /// A port.
@@ -74,6 +115,8 @@ pub(crate) struct Port {
     pub(crate) features: NetFeatures,
     /// For the uplink: what whoever is behind it takes.
     pub(crate) uplink: Option<Takes>,
+    /// For the uplink: pages that frames which wait may keep.
+    pub(crate) spare: u16,
     /// There is a driver, and nothing is wrong with it.
     pub(crate) running: bool,
     pub(crate) link: bool,
@@ -88,6 +131,8 @@ pub(crate) struct Port {
     flows: [u8; FLOWS],
     /// Queues that have something to do, as bits.
     pub(crate) wakes: u32,
+    /// For the uplink: what waits for it may fit now.
+    pub(crate) retry: bool,
     fault: Option<FaultKind>,
     pub(crate) counters: Counters,
 }
@@ -101,13 +146,16 @@ impl Port {
     pub(crate) fn new(config: PortConfig) -> Self {
         let receive = || Receive {
             buffers: Buffers::new(),
-            waiting: VecDeque::with_capacity(WAITING),
+            waiting: VecDeque::with_capacity(MOST_WAITING),
+            done: 0,
+            size: BUFFERS,
         };
         Self {
             config,
             mac: config.mac,
             features: NetFeatures::empty(),
             uplink: None,
+            spare: 0,
             running: false,
             link: true,
             pairs: 1,
@@ -117,6 +165,7 @@ impl Port {
             learned: Learned::NONE,
             flows: [0; FLOWS],
             wakes: 0,
+            retry: false,
             fault: None,
             counters: Counters::default(),
         }
@@ -161,6 +210,15 @@ impl Port {
         self.wakes |= 1u32.checked_shl(queue.into()).unwrap_or(0);
     }
 
+    /// The frame that waited first for the receive queue of a pair is gone, and others wait: they may fit.
+    pub(crate) fn retry(&mut self, pair: usize) {
+        if self.uplink.is_some() {
+            self.retry = true;
+        } else {
+            self.wake(receive_queue(pair));
+        }
+    }
+
     /// The driver has got something wrong, which another port's work has brought to light. Nothing more is done for it
     /// until it starts over.
     pub(crate) fn fail(&mut self, kind: FaultKind) {
@@ -186,6 +244,7 @@ impl Port {
         self.learned = Learned::NONE;
         self.flows = [0; FLOWS];
         self.wakes = 0;
+        self.retry = false;
         self.fault = None;
     }
 

@@ -128,7 +128,11 @@ impl Switch {
         Ok(self.ports.len().saturating_sub(1))
     }
 
-    pub(crate) fn add_uplink(&mut self, own: Rc<dyn OwnMemory>) -> Result<usize, AddError> {
+    pub(crate) fn add_uplink(
+        &mut self,
+        own: Rc<dyn OwnMemory>,
+        spare: u16,
+    ) -> Result<usize, AddError> {
         if self.own.is_some() {
             return Err(AddError::Full);
         }
@@ -138,6 +142,7 @@ impl Switch {
             pairs: 1,
         });
         port.uplink = Some(Takes::default());
+        port.spare = spare;
         self.ports.push(port);
         self.own = Some(own);
         Ok(self.ports.len().saturating_sub(1))
@@ -194,6 +199,7 @@ impl Switch {
             else {
                 return Ok(Progress::Drained);
             };
+            receive.size = pass.size().into();
             let buffers = &mut receive.buffers;
             while let Some((owner, written)) = buffers.next_used() {
                 if let Owner::Head(head) = owner {
@@ -259,7 +265,7 @@ impl Switch {
             let claim = Claim::Header(NetHeader::decode(header));
             let (waits, cost) = self.forward(&mem, port, pair, &claim)?;
             pass.charge(cost);
-            if let Some(Owner::Head(head)) = self.park(port, queue, Owner::Head(head), waits) {
+            if let Some(Owner::Head(head)) = self.park(port, queue, Owner::Head(head), 0, waits) {
                 pass.give_back(head, 0)?;
             }
         }
@@ -305,11 +311,18 @@ impl Switch {
                 continue;
             }
             let pair = target.pair_for(flow);
-            let queued = |it: &Receive| !it.waiting.is_empty();
-            let outcome = if target.receive.get(pair).is_some_and(queued) {
-                Outcome::NoRoom
-            } else {
+            // Nothing of it was given yet, if it is the next.
+            let is_next = |it: &mut Receive| {
+                let next = it.waiting.is_empty();
+                if next {
+                    it.done = 0;
+                }
+                next
+            };
+            let outcome = if target.receive.get_mut(pair).is_none_or(is_next) {
                 target.give(mem, pair, &self.packet, &self.pieces)
+            } else {
+                Outcome::NoRoom
             };
             cost = cost.saturating_add(target.cost(&self.packet));
             match outcome {

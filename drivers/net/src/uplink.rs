@@ -14,6 +14,7 @@ use crate::features::NetFeatures;
 use crate::packet::{Claim, LargeTcp, Packet, Transport};
 use crate::place::{Frames, OwnMemory, Owner, Piece, Place};
 use crate::port::Port;
+use crate::segment::{self, MAX_PARTS};
 use crate::switch::{AddError, Switch};
 use crate::wire::{ETHERNET, IPV4, IPV6};
 
@@ -49,7 +50,9 @@ impl Takes {
 
     pub(crate) fn large(&self, packet: &Packet, tcp: &LargeTcp) -> bool {
         let family = if tcp.ipv6 { self.large6 } else { self.large4 };
-        family && packet.len <= MAX_LEN && self.checksum(packet, tcp.start, tcp.checksum())
+        // Nobody there should have to make a frame of every byte, either.
+        let few = segment::count(packet, tcp) <= MAX_PARTS;
+        family && few && packet.len <= MAX_LEN && self.checksum(packet, tcp.start, tcp.checksum())
     }
 }
 
@@ -60,6 +63,8 @@ pub struct Arrival<'a> {
     pub id: u16,
     /// Where it is in own memory, piece by piece: where, and how many bytes.
     pub pieces: &'a [(u32, u32)],
+    /// Pages that it keeps until it is given back.
+    pub pages: u16,
     /// Its checksum has to be filled in.
     pub blank: bool,
     /// It is a large TCP segment: whether over IPv6, and the bytes of data of each part.
@@ -83,12 +88,16 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// The one uplink of a switch, with its memory. It is closed at first.
+    /// The one uplink of a switch, with its memory, of which frames that wait may keep `spare` pages. It is closed at first.
     ///
     /// # Errors
     /// [`AddError`]
-    pub fn new(switch: &Rc<RefCell<Switch>>, own: Rc<dyn OwnMemory>) -> Result<Self, AddError> {
-        let port = switch.borrow_mut().add_uplink(own)?;
+    pub fn new(
+        switch: &Rc<RefCell<Switch>>,
+        own: Rc<dyn OwnMemory>,
+        spare: u16,
+    ) -> Result<Self, AddError> {
+        let port = switch.borrow_mut().add_uplink(own, spare)?;
         Ok(Self {
             switch: Rc::clone(switch),
             port,
@@ -168,10 +177,23 @@ impl Uplink {
         };
         let forwarded = switch.forward(&Frames { guest, own }, self.port, PAIR, &claim);
         let (waits, cost) = forwarded.unwrap_or((0, 0));
-        match switch.park(self.port, 0, Owner::Uplink(arrival.id), waits) {
+        let owner = Owner::Uplink(arrival.id);
+        match switch.park(self.port, 0, owner, arrival.pages, waits) {
             Some(_) => Taken::Done(cost),
             None => Taken::Waits(cost),
         }
+    }
+
+    /// Whether there is something to do for whoever has the uplink: frames to be given back, or others that may fit now.
+    pub fn is_due(&self) -> bool {
+        self.with(|port| port.retry || !port.returned.is_empty())
+            .unwrap_or(false)
+    }
+
+    /// Whether frames that wait for room have to be tried again, once.
+    pub fn take_retry(&self) -> bool {
+        self.with_mut(|port| core::mem::take(&mut port.retry))
+            .unwrap_or(false)
     }
 
     /// A frame that has waited and is delivered or dropped now.

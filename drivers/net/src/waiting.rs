@@ -1,7 +1,8 @@
 //! Frames that wait for receive buffers, in their senders'.
 //!
 //! Invariant: a [`Ticket`] in a receive queue names a parked frame whose `pending` has that port's bit, and the other
-//! way round.
+//! way round. When a frame that waited first goes without being delivered, those behind it are tried at once: nothing else
+//! would.
 
 use vd_virtio::GuestMemory;
 use vd_virtio::fault::FaultKind;
@@ -10,7 +11,7 @@ use crate::counters::bump;
 use crate::deliver::Outcome;
 use crate::packet::Packet;
 use crate::place::{Frames, Owner};
-use crate::port::{Parked, Ticket, WAITING};
+use crate::port::{OWN_WAITING, Parked, Port, Receive, Ticket, WAITING};
 use crate::switch::{Switch, bit};
 use crate::wire;
 
@@ -34,14 +35,22 @@ impl Switch {
                         break;
                     }
                     self.drop_first(port, pair);
+                    self.retry(port, pair);
                 }
             }
         }
     }
 
     fn parked(&self, ticket: Ticket) -> Option<&Parked> {
-        let port = self.ports.get(ticket.port)?;
-        port.parked.get(ticket.place)?.as_ref()
+        let port = self.ports.get(ticket.port())?;
+        port.parked.get(ticket.place())?.as_ref()
+    }
+
+    /// The frame that waits first for a receive queue is another one.
+    fn retry(&mut self, port: usize, pair: usize) {
+        if let Some(target) = self.ports.get_mut(port) {
+            target.retry(pair);
+        }
     }
 
     fn first_waiting(&self, port: usize, pair: usize) -> Option<Ticket> {
@@ -61,13 +70,13 @@ impl Switch {
     fn arrived(&mut self, port: usize, pair: usize) {
         let target = self.ports.get_mut(port);
         let receive = target.and_then(|target| target.receive.get_mut(pair));
-        let Some(ticket) = receive.and_then(|receive| receive.waiting.pop_front()) else {
+        let Some(ticket) = receive.and_then(Receive::pop) else {
             return;
         };
-        let Some(source) = self.ports.get_mut(ticket.port) else {
+        let Some(source) = self.ports.get_mut(ticket.port()) else {
             return;
         };
-        let Some(place) = source.parked.get_mut(ticket.place) else {
+        let Some(place) = source.parked.get_mut(ticket.place()) else {
             return;
         };
         if let Some(parked) = place {
@@ -122,9 +131,10 @@ impl Switch {
             if slot.take_if(|parked| concerns(parked.queue)).is_none() {
                 continue;
             }
-            let ticket = Ticket { port, place };
-            for receive in self.ports.iter_mut().flat_map(|port| &mut port.receive) {
-                receive.waiting.retain(|other| *other != ticket);
+            if let Some(ticket) = Ticket::new(port, place) {
+                self.ports
+                    .iter_mut()
+                    .for_each(|target| target.forget(ticket));
             }
         }
     }
@@ -135,6 +145,7 @@ impl Switch {
         port: usize,
         queue: u16,
         owner: Owner,
+        pages: u16,
         waits: u32,
     ) -> Option<Owner> {
         if waits == 0 {
@@ -147,6 +158,7 @@ impl Switch {
             ..
         } = self;
         let source = ports.get(port);
+        let affordable = source.map_or(0, |source| source.affordable(pages, waits));
         let free = source.and_then(|source| source.parked.iter().position(Option::is_none));
         let pieces = heapless::Vec::from_slice(pieces).ok();
         let flow = wire::flow(packet.prefix(), &packet.ethernet);
@@ -157,10 +169,13 @@ impl Switch {
             }
             let pair = target.pair_for(flow);
             let receive = target.receive.get_mut(pair);
+            let affords = affordable & bit(number) != 0;
             match (receive, free, &pieces) {
-                (Some(receive), Some(place), Some(_)) if receive.waiting.len() < WAITING => {
-                    receive.waiting.push_back(Ticket { port, place });
-                    pending |= bit(number);
+                (Some(receive), Some(place), Some(_)) if affords && receive.has_place(port) => {
+                    if let Some(ticket) = Ticket::new(port, place) {
+                        receive.waiting.push_back(ticket);
+                        pending |= bit(number);
+                    }
                 }
                 _ => bump(&mut target.counters.rx_no_room),
             }
@@ -174,6 +189,7 @@ impl Switch {
                     owner,
                     packet: Packet::clone(packet),
                     pieces,
+                    pages,
                     pending,
                     age: 0,
                 });
@@ -191,10 +207,10 @@ impl Switch {
         mem: &Frames<'_, M>,
     ) -> Result<(), FaultKind> {
         while let Some(ticket) = self.first_waiting(port, pair) {
-            let Ok([target, source]) = self.ports.get_disjoint_mut([port, ticket.port]) else {
+            let Ok([target, source]) = self.ports.get_disjoint_mut([port, ticket.port()]) else {
                 return Ok(());
             };
-            let outcome = match source.parked.get(ticket.place) {
+            let outcome = match source.parked.get(ticket.place()) {
                 Some(Some(parked)) => target.give(mem, pair, &parked.packet, &parked.pieces),
                 _ => Outcome::Done,
             };
@@ -209,5 +225,52 @@ impl Switch {
             }
         }
         Ok(())
+    }
+}
+
+impl Port {
+    /// Of the ports that a frame of so many pages may wait for, those for which it does. A receiver that takes nothing keeps
+    /// at most as many pages from being received into as it leaves to be kept for others.
+    fn affordable(&self, pages: u16, waits: u32) -> u32 {
+        let kept = |ports: u32| {
+            let parked = self.parked.iter().flatten();
+            let kept = parked.filter(|parked| parked.pending & ports != 0);
+            kept.fold(0u16, |sum, parked| sum.saturating_add(parked.pages))
+        };
+        let free = self.spare.saturating_sub(kept(u32::MAX));
+        let affords = |port: &u32| waits & port != 0 && kept(*port).saturating_add(pages) <= free;
+        let ports = (0..u32::BITS).map(|port| 1u32.wrapping_shl(port));
+        ports.filter(affords).fold(0, |all, one| all | one)
+    }
+
+    /// A frame waits for no queue of it any more.
+    fn forget(&mut self, ticket: Ticket) {
+        for pair in 0..self.receive.len() {
+            let Some(receive) = self.receive.get_mut(pair) else {
+                return;
+            };
+            if receive.waiting.front() == Some(&ticket) {
+                receive.pop();
+                self.retry(pair);
+            } else {
+                receive.waiting.retain(|other| *other != ticket);
+            }
+        }
+    }
+}
+
+impl Receive {
+    /// Whether another frame of a sender may wait. The senders of those that wait have the same share each, so that one that
+    /// sends without end does not keep the others from sending; a few of each may wait in any case.
+    fn has_place(&self, port: usize) -> bool {
+        let mut senders = bit(port);
+        let mut own = 0usize;
+        for ticket in &self.waiting {
+            senders |= bit(ticket.port());
+            own = own.saturating_add((ticket.port() == port).into());
+        }
+        let senders = usize::try_from(senders.count_ones()).unwrap_or(1);
+        let share = WAITING.checked_div(senders).unwrap_or(WAITING);
+        own < OWN_WAITING || (own < share && self.waiting.len() < WAITING)
     }
 }

@@ -160,18 +160,52 @@ fn features_without_those_that_they_require_do_not_count() {
     assert_eq!(world.received(1).len(), 5);
 }
 
+/// A driver may never have as many buffers at once as a segment has parts.
 #[test]
-fn a_large_segment_waits_until_all_of_its_parts_have_room() {
+fn the_parts_of_a_large_segment_are_given_as_there_is_room() {
     let mut world = World::new(&[all(), NetFeatures::empty()]);
-    world.post(1, 4, 1526);
+    let (header, frame) = tcp(0, 1, false, &data(9000));
+    let mut got = vec![];
+    for buffers in [2, 4, 0, 1, 1, 4] {
+        world.post(1, buffers, 1526);
+        if got.is_empty() {
+            world.send(0, large(header, false, 1000), &frame);
+        }
+        assert_eq!(world.returned(0, 1), 0, "it is still needed");
+        world.run();
+        let parts = world.received(1);
+        assert_eq!(parts.len(), buffers.min(9 - got.len()));
+        got.extend(parts);
+    }
+    assert_eq!(world.returned(0, 1), 1);
+    let parts = got.iter().map(|(_, part)| check_tcp(part).2);
+    assert_eq!(parts.collect::<Vec<_>>().concat(), data(9000));
+    assert_eq!((world.counters(1).cut, world.counters(1).rx_frames), (1, 9));
+    // The next one begins at its start.
+    world.post(1, 10, 1526);
+    world.send(0, large(header, false, 1000), &frame);
     world.run();
+    assert_eq!(world.received(1).len(), 9);
+}
+
+/// What was given of one that is dropped does not count for the one behind it.
+#[test]
+fn a_large_segment_that_is_dropped_half_way() {
+    let mut world = World::new(&[all(), NetFeatures::empty()]);
+    world.post(1, 2, 1526);
     let (header, frame) = tcp(0, 1, false, &data(5000));
     world.send(0, large(header, false, 1000), &frame);
     world.run();
-    assert_eq!((world.received(1).len(), world.returned(0, 1)), (0, 0));
-    world.post(1, 1, 1526);
+    world.tick();
+    world.send(0, large(header, false, 1000), &frame);
     world.run();
-    assert_eq!((world.received(1).len(), world.returned(0, 1)), (5, 1));
+    world.tick();
+    assert_eq!((world.received(1).len(), world.returned(0, 1)), (2, 1));
+    world.post(1, 9, 1526);
+    world.run();
+    let got = world.received(1);
+    let parts = got.iter().map(|(_, part)| check_tcp(part).2);
+    assert_eq!(parts.collect::<Vec<_>>().concat(), data(5000));
 }
 
 /// 65000 parts of a byte each would be far more work than the frame is worth.

@@ -11,6 +11,8 @@ pub struct Counters {
     pub large_out: u64,
     /// Frames that could not be put there: there were no grants for them, or the connection was over.
     pub dropped_out: u64,
+    /// Parts of frames that the back end has sent, by its own account.
+    pub okay_out: u64,
     /// Parts of frames that the back end has dropped, by its own account.
     pub refused_out: u64,
     /// Parts of frames that were not answered when a connection ended.
@@ -35,12 +37,13 @@ pub struct Counters {
 
 impl Counters {
     /// All of them, by name.
-    pub fn named(&self) -> [(&'static str, u64); 14] {
+    pub fn named(&self) -> [(&'static str, u64); 15] {
         [
             ("frames-out", self.frames_out),
             ("bytes-out", self.bytes_out),
             ("large-out", self.large_out),
             ("dropped-out", self.dropped_out),
+            ("okay-out", self.okay_out),
             ("refused-out", self.refused_out),
             ("lost-out", self.lost_out),
             ("frames-in", self.frames_in),

@@ -56,6 +56,11 @@ impl Incoming {
         (self.expect == Expect::Extra || self.more).then_some(self.expect)
     }
 
+    /// How many pages it is in, with those that hold nothing.
+    pub(crate) fn pages(&self) -> u16 {
+        u16::try_from(self.slots).unwrap_or(u16::MAX)
+    }
+
     /// A slot with data, in a page at `address`.
     pub(crate) fn data(&mut self, response: &RxResponse, address: u32) -> Result<(), Nonsense> {
         let RxResponse {

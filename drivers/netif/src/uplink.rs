@@ -18,7 +18,7 @@ use vd_xenbus::{Error, Transport};
 use crate::incoming::Incoming;
 use crate::nodes;
 use crate::pages::FramePages;
-use crate::vif::{Link, Properties, Vif};
+use crate::vif::{Link, Properties, SPARE, Vif};
 use crate::wire::MAX_SLOTS;
 
 /// Bytes of a page.
@@ -62,7 +62,7 @@ impl<P: FramePages + 'static> Uplink<P> {
     /// [`AddError`]
     pub fn new(device: u32, vif: Vif<P>, switch: &Rc<RefCell<Switch>>) -> Result<Self, AddError> {
         let vif = Rc::new(RefCell::new(vif));
-        let port = vd_net::Uplink::new(switch, Rc::new(Memory(Rc::clone(&vif))))?;
+        let port = vd_net::Uplink::new(switch, Rc::new(Memory(Rc::clone(&vif))), SPARE)?;
         Ok(Self {
             device,
             vif,
@@ -87,6 +87,11 @@ impl<P: FramePages> Uplink<P> {
     /// Whether frames can go out and come in.
     pub fn is_up(&self) -> bool {
         self.up
+    }
+
+    /// Whether a pass is due that nobody outside asks for.
+    pub fn is_due(&self) -> bool {
+        self.up && self.port.is_due()
     }
 
     /// Whether that has changed since this was last asked, and to what.
@@ -117,13 +122,13 @@ impl<P: FramePages> Uplink<P> {
             return false;
         }
         self.vif.borrow_mut().take_answers();
-        if self.give_room() {
+        if self.give_room() | self.port.take_retry() {
             self.port.send_waiting(guest);
         }
-        let more = self.receive(guest, budget);
         while let Some(id) = self.port.next_returned() {
             self.vif.borrow_mut().release(id);
         }
+        let more = self.receive(guest, budget);
         self.send();
         let mut vif = self.vif.borrow_mut();
         vif.post();
@@ -168,6 +173,7 @@ impl<P: FramePages> Uplink<P> {
         let arrival = Arrival {
             id: frame.first,
             pieces: &frame.pieces,
+            pages: frame.pages(),
             blank: frame.blank,
             large: frame.gso.map(|gso| (gso.ipv6, gso.size)),
         };
@@ -264,8 +270,9 @@ impl<P: FramePages> Front for Uplink<P> {
     }
 
     fn progress(&self) -> u64 {
-        let counters = self.vif.borrow().counters();
-        counters.frames_in.saturating_add(counters.frames_out)
+        // What was sent and not answered, or came in and was refused, is none.
+        let sent = self.vif.borrow().counters().okay_out;
+        sent.saturating_add(self.port.counters().tx_frames)
     }
 
     fn is_idle(&self) -> bool {

@@ -105,6 +105,18 @@ impl Net {
         self.run();
     }
 
+    /// The back end breaks the protocol, and lets go.
+    fn end_in_nonsense(&mut self) {
+        self.rig.back.set_index(RingName::Rx, 8, 0x8000_0000);
+        self.rig.run();
+        assert!(!self.rig.uplink.is_up());
+        self.run();
+        assert_eq!(self.front("state").unwrap(), "6");
+        self.rig.back.disconnect();
+        self.back("state", "6");
+        self.run();
+    }
+
     fn connected() -> Self {
         let mut net = Self::new();
         net.offer(&FEATURES);
@@ -298,14 +310,7 @@ fn one_that_closes_and_opens_is_connected_again() {
 fn row36_nonsense_again_and_again_does_not_keep_anybody_busy() {
     let mut net = Net::connected();
     for round in 1.. {
-        net.rig.back.set_index(RingName::Rx, 8, 0x8000_0000);
-        net.rig.run();
-        assert!(!net.rig.uplink.is_up());
-        net.run();
-        assert_eq!(net.front("state").unwrap(), "6");
-        net.rig.back.disconnect();
-        net.back("state", "6");
-        net.run();
+        net.end_in_nonsense();
         if round == MAX_ATTEMPTS {
             break;
         }
@@ -322,6 +327,52 @@ fn row36_nonsense_again_and_again_does_not_keep_anybody_busy() {
     net.offer(&FEATURES);
     net.accept();
     net.works();
+}
+
+/// A frame is soon sent and answered: a back end that breaks the protocol is not forgiven for one.
+#[test]
+fn row36_nonsense_after_a_frame_or_two_is_nonsense() {
+    let mut net = Net::connected();
+    for round in 1..=MAX_ATTEMPTS {
+        for len in [60, 61] {
+            let frame = ethernet(mac(0), mac(FAR), len);
+            net.rig.world.send(0, NetHeader::default(), &frame);
+        }
+        net.rig.run();
+        assert_eq!(net.rig.sent().len(), 2);
+        net.back("sectors", "1");
+        net.run();
+        net.end_in_nonsense();
+        let state = net.front("state").unwrap();
+        assert_eq!(state == "1", round < MAX_ATTEMPTS, "round {round}");
+        if round < MAX_ATTEMPTS {
+            net.offer(&FEATURES);
+            net.accept();
+        }
+    }
+    net.offer(&FEATURES);
+    assert_eq!(net.front("state").unwrap(), "6", "given up");
+}
+
+/// What counts against it is what it does for its connections.
+#[test]
+fn a_back_end_that_works_for_long_may_be_wrong_now_and_then() {
+    let mut net = Net::connected();
+    for round in 1..3 * MAX_ATTEMPTS {
+        // It is known where that is.
+        net.rig.give(&ethernet(mac(FAR), mac(0), 60), false, None);
+        for _ in 0..255 {
+            let frame = ethernet(mac(0), mac(FAR), 60);
+            net.rig.world.send(0, NetHeader::default(), &frame);
+            net.rig.run();
+            assert_eq!(net.rig.sent().len(), 1);
+            net.rig.world.returned(0, 1);
+        }
+        net.end_in_nonsense();
+        assert_eq!(net.front("state").unwrap(), "1", "round {round}");
+        net.offer(&FEATURES);
+        net.accept();
+    }
 }
 
 #[test]

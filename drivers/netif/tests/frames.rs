@@ -6,7 +6,7 @@ use common::net::{all, check_tcp, ethernet, mac, tcp};
 use common::{ALL, FAR, Rig};
 use vd_net::header::{GSO_TCPV4, GSO_TCPV6, NetHeader};
 use vd_net::{AddError, MAX_PORTS, Mac, NetDevice, NetFeatures, PortConfig, Takes};
-use vd_netif::test_util::FakePlatform;
+use vd_netif::test_util::{FakeBackend, FakePlatform};
 use vd_netif::{PAGES, Properties, Uplink, Vif};
 use vd_pv::Front;
 
@@ -186,6 +186,46 @@ fn large_segments_go_out_as_they_are_or_cut() {
             assert_eq!(rig.world.returned(0, 1), 1);
         }
     }
+}
+
+/// What a driver says of the size of the parts is not passed on unseen: one part is no large segment, and nobody has to
+/// make a frame of each byte.
+#[test]
+fn sizes_of_parts_that_make_no_sense_do_not_go_out() {
+    let mut rig = Rig::new(all(), all());
+    for (len, size, expected) in [
+        (500, 0xffff, Some(None)),
+        (1400, 1401, Some(None)),
+        (1400, 1400, Some(None)),
+        (1400, 1399, Some(Some((false, 1399)))),
+        (60_000, 469, Some(Some((false, 469)))),
+        (60_000, 468, None),
+        (60_000, 1, None),
+        (1, 1, Some(None)),
+    ] {
+        let (header, frame) = tcp(0, FAR, false, &vec![3; len]);
+        let header = NetHeader {
+            gso_type: GSO_TCPV4,
+            gso_size: size,
+            ..header
+        };
+        rig.world.send(0, header, &frame);
+        rig.run();
+        let sent = rig.sent();
+        assert_eq!(sent.len(), usize::from(expected.is_some()), "{len} {size}");
+        if let Some(large) = expected {
+            assert_eq!(
+                (sent[0].blank, sent[0].large),
+                (true, large),
+                "{len} {size}"
+            );
+            assert_eq!(sent[0].bytes, frame);
+        }
+        rig.world.received(1);
+        rig.world.post(1, 20, 0x1100);
+        rig.run();
+    }
+    assert_eq!(rig.uplink.port().counters().rx_uncut, 2);
 }
 
 /// A request to send has 16 bits for the length of a frame.
@@ -392,6 +432,48 @@ fn a_connection_ends_and_another_begins() {
         assert!(rig.sent().is_empty(), "what was sent before is gone");
         assert_eq!(rig.back.take_buffers(), 256, "and no page with it");
     }
+}
+
+/// A back end is let into whole pages: nothing is in them that was another one's.
+#[test]
+fn what_went_over_one_connection_is_not_in_the_pages_of_the_next() {
+    let mut rig = Rig::new(all(), all());
+    let words: [&[u8]; 2] = [b"OUTWARD", b"INWARD!"];
+    let with = |mut frame: Vec<u8>, word: &[u8]| {
+        frame[900..907].copy_from_slice(word);
+        frame
+    };
+    let frame = with(ethernet(mac(0), mac(FAR), 1000), words[0]);
+    rig.world.send(0, NetHeader::default(), &frame);
+    rig.run();
+    assert_eq!(rig.sent().len(), 1);
+    let frame = with(ethernet(mac(FAR), mac(0), 1000), words[1]);
+    rig.give(&frame, false, None);
+    rig.disconnect();
+    let seen = |rig: &Rig, domain: u16| {
+        let memory = rig.platform.0.borrow();
+        let pages = (0..2000).filter_map(|gref| memory.page_of(domain, gref));
+        let pages: Vec<_> = pages.map(|page| memory.get(page, 0, 4096)).collect();
+        let secrets = pages.iter().flat_map(|page| page.windows(7));
+        let secrets = secrets.filter(|bytes| words.contains(bytes)).count();
+        (pages.len(), secrets)
+    };
+    assert!(rig.uplink.link_up(5, true));
+    let [(tx, _), (rx, _)] = rig.uplink.vif().channels().unwrap();
+    rig.back = FakeBackend::new(&rig.platform, 5);
+    rig.back.connect(tx, rx);
+    rig.uplink.open(Properties {
+        mtu: 1500,
+        takes: ALL,
+    });
+    rig.run();
+    // All pages for what goes out are used again.
+    for _ in 0..128 {
+        let frame = ethernet(mac(0), mac(FAR), 60);
+        rig.world.send(0, NetHeader::default(), &frame);
+    }
+    rig.run();
+    assert_eq!(seen(&rig, 5), (2 + 128 + 256, 0));
 }
 
 #[test]

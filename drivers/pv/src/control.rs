@@ -19,6 +19,9 @@ const MAX_STEPS: usize = 8;
 /// Longest path of a back end.
 const MAX_PATH: usize = 256;
 
+/// What a back end that breaks the protocol has to have done for one attempt not to count: more than it costs to connect.
+const WORK: u64 = 256;
+
 /// Most devices that are looked for.
 const MAX_DEVICES: usize = 64;
 
@@ -98,7 +101,7 @@ pub trait Front {
     /// How many rings, or pairs of them, there are.
     fn queues(&self) -> usize;
 
-    /// What it has done so far: more than before if a connection was good for something.
+    /// What it has done so far, by the back end's answers: more than before if a connection was good for something.
     fn progress(&self) -> u64;
 
     /// Whether no request is with the back end that has to be waited for.
@@ -422,9 +425,6 @@ impl Control {
         device: &mut F,
         notice: &mut dyn FnMut(Notice),
     ) -> Result<(), Error> {
-        if device.progress() > self.progress {
-            self.handshake.forgive();
-        }
         let Some(peer) = &self.connected else {
             return Ok(());
         };
@@ -447,7 +447,11 @@ impl Control {
     }
 
     fn let_go<F: Front>(&mut self, device: &mut F, in_order: bool, notice: &mut dyn FnMut(Notice)) {
-        if device.progress() > self.progress {
+        let done = device.progress().saturating_sub(self.progress);
+        self.progress = device.progress();
+        if device.is_broken() {
+            self.handshake.forgive_some(done / WORK);
+        } else if done != 0 {
             self.handshake.forgive();
         }
         device.disconnect(in_order);

@@ -4,7 +4,8 @@
 //! was done. Whatever order the back end's states come in, whatever is missed in between, there is one answer for each.
 //!
 //! Invariant: after [`MAX_ATTEMPTS`] connections in a row that came to nothing, this side does not begin another one
-//! until the toolstack has made the device anew. A back end that fails for ever does not keep anybody busy.
+//! until the toolstack has made the device anew. A back end that fails for ever does not keep anybody busy. One that broke
+//! the protocol has come to nothing, but for what it has done before.
 
 /// Most connections in a row that come to nothing.
 pub const MAX_ATTEMPTS: u32 = 8;
@@ -153,6 +154,12 @@ impl Handshake {
     /// Whether no other connection is begun.
     pub fn has_given_up(&self) -> bool {
         self.phase == Phase::Down && self.attempts >= MAX_ATTEMPTS
+    }
+
+    /// A connection was good for something, but not for all: so many fewer count.
+    pub fn forgive_some(&mut self, attempts: u64) {
+        let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
+        self.attempts = self.attempts.saturating_sub(attempts);
     }
 
     /// A connection was good for something, or the toolstack has made the device anew.

@@ -50,6 +50,11 @@ impl<'a, M: GuestMemory + ?Sized> Pass<'a, M> {
         self.number
     }
 
+    /// Number of the queue's entries.
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
     /// The guest's memory.
     pub fn mem(&self) -> &'a M {
         self.mem

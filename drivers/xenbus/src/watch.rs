@@ -2,6 +2,9 @@
 //!
 //! Invariant: the queue holds at most [`MAX_EVENTS`] events and [`MAX_BYTES`] bytes, and no event twice. When something
 //! had to be dropped the queue says so once, which means: read everything again, as if every watch had fired.
+//!
+//! Events for another domain's nodes (with an absolute path) are the same if their tokens are: that domain chooses the
+//! paths, and could fill the queue with them; tokens are this domain's own, and name what has to be read again.
 
 use alloc::collections::VecDeque;
 use alloc::string::String;
@@ -21,6 +24,13 @@ pub struct WatchEvent {
 }
 
 impl WatchEvent {
+    /// Whether it says no more than another one.
+    fn says_the_same(&self, other: &Self) -> bool {
+        let foreign = |event: &Self| event.path.starts_with('/');
+        let path = self.path == other.path || (foreign(self) && foreign(other));
+        path && self.token == other.token
+    }
+
     fn bytes(&self) -> usize {
         self.path.len().saturating_add(self.token.len())
     }
@@ -38,7 +48,8 @@ impl WatchQueue {
     /// Queues an event, unless it waits already or there is no room. Being told of a change twice says no more than
     /// being told once, as long as nobody has looked in between.
     pub fn push(&mut self, event: WatchEvent) {
-        if self.events.contains(&event) {
+        let mut waiting = self.events.iter();
+        if waiting.any(|other| other.says_the_same(&event)) {
             return;
         }
         let bytes = self.bytes.saturating_add(event.bytes());

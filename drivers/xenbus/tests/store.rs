@@ -354,6 +354,30 @@ fn watch_events_before_a_reply_are_kept() {
     }
 }
 
+/// Case 37: another domain cannot make the queue overflow, whatever it writes below the node of its that is watched: what
+/// others have to say is not lost.
+#[test]
+fn row37_watch_flood_by_another_domain() {
+    let (mut store, daemon) = connect();
+    let node = "/local/domain/3/backend/vif/5/0";
+    store.watch(node, "vif-0").unwrap();
+    store.watch("control", "c").unwrap();
+    for _ in 0..2 {
+        for n in 0..500 {
+            daemon
+                .borrow_mut()
+                .set(&format!("{node}/{n}/{}", "x".repeat(1000)), b"");
+        }
+        daemon.borrow_mut().set("control/shutdown", b"poweroff");
+        store.read("control").unwrap();
+        assert!(!store.take_overflow());
+        let events: Vec<_> = std::iter::from_fn(|| store.next_watch().unwrap()).collect();
+        let of = |token: &str| events.iter().filter(|event| event.token == token).count();
+        assert_eq!(of("vif-0"), 1);
+        assert!(events.contains(&event("control/shutdown", "c").unwrap()));
+    }
+}
+
 /// Case 37: a flood of events is bounded and says so.
 #[test]
 fn row37_watch_flood() {

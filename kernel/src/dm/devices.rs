@@ -93,6 +93,8 @@ pub struct DeviceTable {
     networks: Vec<Network>,
     /// Limits what a guest can make this domain log.
     limiter: RateLimiter,
+    /// The slot whose turn is first in the next pass: what devices share, the first gets most of.
+    first: usize,
 }
 
 /// Makes the devices of a description. `module` is what the toolstack loaded, the rest is what other
@@ -113,6 +115,7 @@ pub fn build(
         scratch: Box::default(),
         networks: networks(vifs),
         limiter: RateLimiter::new(10, 1),
+        first: 0,
     };
     let mut ring_pages = 0;
     for (slot, device) in description.devices.iter() {
@@ -343,7 +346,9 @@ impl DeviceTable {
     pub fn run(&mut self, memory: &Memory) -> bool {
         let (mut more, mut idle) = (false, false);
         let masked = signals::new_pass();
-        for index in 0..SLOTS {
+        let first = self.first;
+        self.first = (first + 1) % SLOTS;
+        for index in (first..SLOTS).chain(0..first) {
             let Self { slots, trace, .. } = self;
             let Some(Some(device)) = slots.get_mut(index) else {
                 continue;
@@ -463,13 +468,13 @@ impl DeviceTable {
             .filter_map(|network| network.uplink.as_ref())
     }
 
-    /// Wakes the queues of devices for which others have left something.
+    /// Wakes the queues of devices for which others have left something. Returns whether there is such a one, or an uplink.
     fn wake_ports(&mut self) -> bool {
         let mut woken = false;
         for device in self.slots.iter_mut().flatten() {
             woken |= device.take_wakes();
         }
-        woken
+        woken | self.uplinks().any(vif::Shared::is_due)
     }
 
     /// So many nanoseconds have passed, half a second or so. Returns whether there is something to do.

@@ -105,7 +105,12 @@ pub fn give(domain: u16, frame: u64, readonly: bool) -> Option<u32> {
     })
 }
 
-/// Takes a grant back. False if the domain still has the frame mapped.
-pub fn end(gref: u32) -> bool {
-    TABLE.with(|table| table.grants.end(&table.pages, gref))
+/// Takes a grant back, and gives the frame that it was for. None if the domain still has it mapped.
+pub fn end(gref: u32) -> Option<u64> {
+    TABLE.with(|table| {
+        // Only this program writes it, before the grant is there.
+        let frame = table.pages.word(gref, 1).load(Ordering::Relaxed);
+        let ended = table.grants.end(&table.pages, gref);
+        ended.then_some(frame.into())
+    })
 }

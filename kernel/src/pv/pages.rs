@@ -1,7 +1,8 @@
 //! The pages of one device, and how its back end is let into them.
 //!
 //! Invariants: nobody holds a reference into a page that is granted, which the back end may change at any time: accesses
-//! are atomic words or copies; a page that is granted is never given back to the allocator.
+//! are atomic words or copies; a page that is granted is never given back to the allocator; while a part of a page is
+//! lent, nothing else gets at any page.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -26,8 +27,6 @@ pub struct Pages {
     ports: Vec<EvtchnPort>,
     /// How often each page is granted.
     granted: Vec<u16>,
-    /// The page of each grant, by the grant's number.
-    pages_of: Vec<usize>,
     /// Somebody refers to a page.
     lent: Cell<bool>,
     /// What the data of a page passes through, so that nothing refers to the page itself.
@@ -46,7 +45,6 @@ impl Pages {
             device,
             ports: Vec::new(),
             granted: vec![0; count],
-            pages_of: Vec::new(),
             lent: Cell::new(false),
             passage: RefCell::new(Box::new([0; PAGE_SIZE])),
         })
@@ -64,13 +62,16 @@ impl Pages {
     /// Where `len` bytes of a page are.
     fn place(&self, page: usize, at: usize, len: usize) -> *mut u8 {
         assert!(page < self.count && at <= PAGE_SIZE && len <= PAGE_SIZE - at);
+        assert!(!self.lent.get(), "somebody refers to a page");
         (self.start + page as u64 * FRAME + at as u64) as *mut u8
     }
 
     fn word(&self, page: usize, at: usize) -> &AtomicU32 {
         assert!(at.is_multiple_of(4));
         let place = self.place(page, at, 4);
-        // SAFETY: aligned, and inside of RAM that is this device's until it is dropped. Both ends take such words as a whole.
+        // SAFETY: aligned, and inside of RAM that is this device's until it is dropped. Nobody refers to a page, which was
+        // asserted, and nobody can before the word is done with: it is loaded or stored at once. Both ends take such words
+        // as a whole.
         unsafe { AtomicU32::from_ptr(place.cast()) }
     }
 }
@@ -94,8 +95,8 @@ impl Platform for Pages {
 
     fn read_bytes(&self, page: usize, at: usize, into: &mut [u8]) {
         let place = self.place(page, at, into.len());
-        // SAFETY: the place is this device's RAM, and `into` is not in it: what refers to a page is lent, and these are
-        // not called meanwhile.
+        // SAFETY: the place is this device's RAM, and `into` is not in it: what refers to a page is lent, and nothing is,
+        // which was asserted.
         unsafe { copy(place, into.as_mut_ptr(), into.len()) }
     }
 
@@ -124,21 +125,17 @@ impl Platform for Pages {
     fn grant(&mut self, domain: u16, page: usize, access: Access) -> Option<u32> {
         let frame = self.place(page, 0, 0) as u64 / FRAME;
         let gref = grants::give(domain, frame, access == Access::Read)?;
-        let index = gref as usize;
-        if index >= self.pages_of.len() {
-            self.pages_of.resize(index + 1, 0);
-        }
-        self.pages_of[index] = page;
         self.granted[page] += 1;
         Some(gref)
     }
 
     fn end_grant(&mut self, gref: u32) -> bool {
-        let ended = grants::end(gref);
-        if ended {
-            self.granted[self.pages_of[gref as usize]] -= 1;
-        }
-        ended
+        let Some(frame) = grants::end(gref) else {
+            return false;
+        };
+        let page = frame - self.start / FRAME;
+        self.granted[page as usize] -= 1;
+        true
     }
 
     fn open_port(&mut self, domain: u16) -> Option<u32> {
@@ -173,15 +170,21 @@ impl Pages {
     fn lend(&self, page: usize, at: usize, len: usize) -> Lent<'_> {
         let place = self.place(page, at, len);
         assert!(self.granted[page] == 0, "a granted page is not lent");
-        assert!(!self.lent.replace(true), "one at a time");
+        self.lent.set(true);
         Lent(self, place, len)
     }
 }
 
 impl Lent<'_> {
-    fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: the place is this device's RAM, no back end is let into the page, and nothing else refers to it or
-        // accesses it: one part is lent at a time, and whoever has it borrows `Pages`, so that no page is granted meanwhile.
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the place is this device's RAM, no back end is let into the page, and nothing else accesses it: `place`
+        // gives nothing out while a part is lent, which is one at a time, and whoever has it borrows `Pages`, so that no
+        // page is granted meanwhile.
+        unsafe { core::slice::from_raw_parts(self.1, self.2) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above; and `self` is borrowed, so that there is no other slice.
         unsafe { core::slice::from_raw_parts_mut(self.1, self.2) }
     }
 }
@@ -194,7 +197,7 @@ impl Drop for Lent<'_> {
 
 impl FramePages for Pages {
     fn fill_at(&self, page: usize, at: usize, len: usize, with: &mut dyn FnMut(&mut [u8])) {
-        with(self.lend(page, at, len).bytes());
+        with(self.lend(page, at, len).bytes_mut());
     }
 
     fn drain_at(&self, page: usize, at: usize, len: usize, with: &mut dyn FnMut(&[u8])) {

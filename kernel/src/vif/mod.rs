@@ -20,6 +20,7 @@ use vd_pv::handshake::Phase;
 use vd_pv::{Control, Notice, control};
 use vd_virtio::GuestMemory;
 use vd_xenbus::WatchEvent;
+use vd_xenbus::rate::{Admission, RateLimiter};
 
 use crate::mem::frames;
 use crate::pv::{Pages, Served, signals};
@@ -28,6 +29,9 @@ use crate::xen::time;
 
 /// Nanoseconds without a back end after which that is worth a line.
 const PATIENCE: u64 = 15_000_000_000;
+
+/// Lines that a back end may make this domain log at once.
+const LINES: u32 = 20;
 
 /// An interface, and the switch that it is the uplink of: the devices have it for frames, the main loop for its connection.
 #[derive(Clone)]
@@ -52,6 +56,11 @@ impl Shared {
     /// Moves frames both ways. Returns whether there are more.
     pub fn run<M: GuestMemory + ?Sized>(&self, guest: &M, budget: u32) -> bool {
         self.uplink.borrow_mut().run(guest, budget)
+    }
+
+    /// Whether it has something to do that no event says.
+    pub fn is_due(&self) -> bool {
+        self.uplink.borrow().is_due()
     }
 
     /// Whether the link is up, if that has changed.
@@ -95,6 +104,8 @@ struct Entry {
     shared: Shared,
     control: Control,
     attention: Attention,
+    /// Limits what a back end can make this domain log.
+    limiter: RateLimiter,
 }
 
 /// All interfaces of the guest's network devices.
@@ -136,6 +147,7 @@ impl Vifs {
                 },
                 control,
                 attention: Attention::new(PATIENCE),
+                limiter: RateLimiter::new(LINES, 1),
             });
         }
         Ok(())
@@ -209,7 +221,8 @@ impl Vifs {
         for entry in &mut self.0 {
             let vif = entry.shared.vif;
             let uplink = &mut *entry.shared.uplink.borrow_mut();
-            let mut notice = |notice| tell(vif, None, &notice);
+            let limiter = &mut entry.limiter;
+            let mut notice = |notice| tell(limiter, vif, None, &notice);
             match entry.control.shut_down(store, uplink, &mut notice) {
                 Ok(closed) => done &= closed,
                 Err(error) => {
@@ -242,14 +255,18 @@ impl Entry {
             shared,
             control,
             attention,
+            limiter,
         } = self;
         let vif = shared.vif;
         let uplink = &mut *shared.uplink.borrow_mut();
-        if let Some(what) = uplink.take_nonsense() {
+        if let Some(what) = uplink.take_nonsense()
+            && may_log(limiter, vif)
+        {
             log::warn!("network interface {vif}: its back end has broken the protocol: {what}");
         }
         let address = uplink.address(&mut store.view()).ok().flatten();
-        let result = control.run(store, uplink, &mut |notice| tell(vif, address, &notice));
+        let mut tell = |notice| tell(limiter, vif, address, &notice);
+        let result = control.run(store, uplink, &mut tell);
         if let Err(error) = result {
             log::error!("network interface {vif}: xenstore: {error}");
             attention.note();
@@ -282,8 +299,27 @@ fn missing(slot: SlotIndex, vif: VirtualInterface, there: &[u32]) -> String {
     text
 }
 
+/// Whether another line may be logged of what a back end does, which may do it again and again.
+fn may_log(limiter: &mut RateLimiter, vif: VirtualInterface) -> bool {
+    let Admission::Admitted { suppressed } = limiter.admit(time::now()) else {
+        return false;
+    };
+    if suppressed != 0 {
+        log::warn!("network interface {vif}: {suppressed} lines on its back end were not logged");
+    }
+    true
+}
+
 /// Logs what has happened.
-fn tell(vif: VirtualInterface, address: Option<[u8; 6]>, notice: &Notice) {
+fn tell(
+    limiter: &mut RateLimiter,
+    vif: VirtualInterface,
+    address: Option<[u8; 6]>,
+    notice: &Notice,
+) {
+    if !may_log(limiter, vif) {
+        return;
+    }
     match notice {
         Notice::Connected { domain, .. } => match address {
             Some(address) => log::info!(

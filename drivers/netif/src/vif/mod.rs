@@ -30,8 +30,10 @@ use crate::wire::{RX_REQUEST, RX_RESPONSE, TX_REQUEST, TX_RESPONSE};
 pub const TX_PAGES: u16 = 128;
 /// Slots of each ring.
 pub const SLOTS: u16 = 256;
-/// Pages for what comes in: those on a full ring, and some that hold frames which wait.
-pub const RX_PAGES: u16 = SLOTS + 64;
+/// Pages that hold frames which came in and wait for a guest's buffers.
+pub const SPARE: u16 = 64;
+/// Pages for what comes in: those on a full ring, and those. However many frames wait, the ring has its pages.
+pub const RX_PAGES: u16 = SLOTS + SPARE;
 /// All pages, with the two rings.
 pub const PAGES: usize = 2 + TX_PAGES as usize + RX_PAGES as usize;
 
@@ -93,13 +95,9 @@ pub struct Vif<P> {
 
 impl<P: FramePages> Vif<P> {
     /// An interface without a back end. None if the platform does not have [`PAGES`] pages.
-    pub fn new(mut platform: P) -> Option<Self> {
+    pub fn new(platform: P) -> Option<Self> {
         if platform.pages() < PAGES {
             return None;
-        }
-        // Whatever was there before is nothing for a back end.
-        for page in 0..PAGES {
-            platform.write_bytes(page, 0, &[0; PAGE_SIZE]);
         }
         Some(Self {
             platform,
@@ -152,6 +150,10 @@ impl<P: FramePages> Vif<P> {
         self.domain = domain;
         self.tx = Some(Ring::new(&mut self.platform, TX_RING, 1));
         self.rx = Some(Ring::new(&mut self.platform, RX_RING, 1));
+        // Whatever was there before is nothing for this back end, which is let into whole pages. The rings are empty.
+        for page in FIRST_TX..PAGES {
+            self.platform.write_bytes(page, 0, &[0; PAGE_SIZE]);
+        }
         for (grant, page) in self.grants.iter_mut().zip([TX_RING, RX_RING]) {
             *grant = self.platform.grant(domain, page, Access::Write);
         }

@@ -135,14 +135,17 @@ impl<P: FramePages> Vif<P> {
             })?;
             self.out.release(id);
             self.sent = self.sent.saturating_sub(1);
-            if status != Status::Okay {
-                self.counters.refused_out = self.counters.refused_out.saturating_add(1);
-            }
+            let counter = match status {
+                Status::Okay => &mut self.counters.okay_out,
+                _ => &mut self.counters.refused_out,
+            };
+            *counter = counter.saturating_add(1);
         }
     }
 
     /// Asks for an event with the next answer to what went out, if room is scarce: while there is much, nobody waits for
-    /// more. Returns whether there is an answer already.
+    /// more, as no frame takes more than [`MAX_SLOTS`] pages at once, and one that is cut takes what there is. Returns
+    /// whether there is an answer already.
     pub(crate) fn arm(&mut self) -> bool {
         if self.link != Link::Open || self.sent < TX_PAGES / 2 {
             return false;
