@@ -6,6 +6,7 @@ use std::time::Duration;
 use vd_config::TargetType;
 
 use crate::attach;
+use crate::claim::Claim;
 use crate::driver::{Driver, Source};
 use crate::failure::{At, Failure, Trouble};
 use crate::guest::{self, Guest};
@@ -44,7 +45,19 @@ pub(crate) fn plan(path: &Path, overrides: &[String]) -> Result<Plan, Failure> {
     Ok(Plan { guest, driver })
 }
 
-/// Creates both domains and lets the guest run. Returns the guest.
+/// Creates both domains for the first time. Returns the guest, and the claim on its name, which is held to the end, also
+/// when creation is rolled back, and whether or not there is going to be a supervisor.
+pub(crate) fn first(
+    host: &mut Host,
+    plan: &Plan,
+    options: Options,
+) -> Result<(Domain, Claim), Failure> {
+    let name = &plan.guest.name;
+    let claim = Claim::take(&host.run_dir, name, &mut *host.clock).at(name, "claim name")?;
+    Ok((run(host, plan, options)?, claim))
+}
+
+/// Creates both domains and lets the guest run. Returns the guest. The caller has the claim on its name.
 pub(crate) fn run(host: &mut Host, plan: &Plan, options: Options) -> Result<Domain, Failure> {
     let Plan { guest, driver } = plan;
     if !options.again {

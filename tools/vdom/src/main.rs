@@ -41,7 +41,6 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use vd_config::{Devices, Doorbell, Interrupt, TargetType};
 
-use claim::Claim;
 use cli::{Cli, Command};
 use domctl::Domctls;
 use failure::{At, Failure, Trouble};
@@ -149,16 +148,14 @@ fn with_xen(verbose: bool) -> Result<Host, Failure> {
 fn create(plan: &create::Plan, options: create::Options, verbose: bool) -> Result<(), Failure> {
     let mut host = with_xen(verbose)?;
     let name = &plan.guest.name;
-    // To the end, also when creation is rolled back: a guest that nobody supervises is created by one process at a time.
-    let claim = Claim::take(&host.run_dir, name, &mut *host.clock).at(name, "claim name")?;
     if plan.guest.restarts.is_empty() {
-        return create::run(&mut host, plan, options).map(|_| ());
+        return create::first(&mut host, plan, options).map(|_| ());
     }
     let pace = supervise::Pace::from_environment().at(name, "supervise")?;
     let log = supervise::open_log(&host.report, name)
         .map_err(|error| Trouble::new(format!("/dev/null: {error}"), "mend this host"));
     let log = log.at(name, "supervise")?;
-    let guest = create::run(&mut host, plan, options)?;
+    let (guest, claim) = create::first(&mut host, plan, options)?;
     let pid = os::detach(&log).map_err(|error| {
         Trouble::new(
             format!("it runs, but no process can be left behind: {error}"),

@@ -62,16 +62,18 @@ pub(crate) fn terminate(pid: u32, file: &Path) -> bool {
     let Ok(pid) = libc::pid_t::try_from(pid) else {
         return false;
     };
-    // SAFETY: a plain call, which gives a descriptor or -1.
+    // SAFETY: a plain call, which gives a new descriptor, nobody else's, or -1: Linux before 5.3 does not have it.
     let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let Ok(process @ 0..) = RawFd::try_from(process) else {
-        return false;
-    };
-    // SAFETY: the descriptor is new, and nobody else's.
-    let process = unsafe { OwnedFd::from_raw_fd(process) };
+    let process = RawFd::try_from(process).ok().filter(|fd| *fd >= 0);
+    // SAFETY: see above.
+    let process = process.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
     if !has_open(pid, file) {
         return false;
     }
+    let Some(process) = process else {
+        // SAFETY: a plain call.
+        return unsafe { libc::kill(pid, libc::SIGTERM) == 0 };
+    };
     let nothing = std::ptr::null::<libc::siginfo_t>();
     let (number, signal) = (libc::SYS_pidfd_send_signal, libc::SIGTERM);
     // SAFETY: the descriptor is open, and a signal needs no further information. It reaches the process whose files were

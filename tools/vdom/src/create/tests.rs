@@ -337,6 +337,31 @@ fn nobody_else_gets_in_before_the_rollback_has_ended() {
     assert_eq!(bench.fake.0.borrow().locked, [true, true]);
 }
 
+/// It may be between two lives of a guest that is supervised, when there is neither a domain nor a locked directory.
+#[test]
+fn a_name_that_another_vdom_has_is_refused_though_nobody_is_to_supervise_this_guest() {
+    let bench = Bench::new();
+    bench
+        .dir
+        .file("web.cfg", format!("{GUEST}on_reboot = \"destroy\"\n"));
+    let plan = plan(&bench.config, &[]).unwrap();
+    assert!(plan.guest.restarts.is_empty());
+    let mut host = bench.fake.host(&bench.run_dir());
+    let claim = Claim::take(&bench.run_dir(), "web", &mut bench.fake.clone()).unwrap();
+    let failure = first(&mut host, &plan, OPTIONS).unwrap_err();
+    assert!(failure.to_string().contains("another vdom"), "{failure}");
+    assert!(bench.fake.0.borrow().log.is_empty(), "nothing was done");
+    drop(claim);
+    {
+        let mut world = bench.fake.0.borrow_mut();
+        world.behaviour = Behaviour::Fails("no");
+        world.directory = Claim::path(&bench.run_dir(), "web");
+    }
+    first(&mut host, &plan, OPTIONS).unwrap_err();
+    assert_eq!(bench.fake.0.borrow().locked, [true, true], "to the end");
+    assert!(bench.run_dir_is_empty(), "and no longer");
+}
+
 #[test]
 fn an_operators_driver_configuration_is_completed() {
     let bench = Bench::new();
