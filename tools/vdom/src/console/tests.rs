@@ -780,7 +780,7 @@ fn a_guest_that_does_not_read() {
     let (side, tty) = terminal();
     let driver = stubborn_driver_domain(side, linked.into());
     let streams = Streams {
-        input: File::open(dir.file("in", &[b'x'; 5000])).unwrap(),
+        input: File::open(dir.file("in", [b'x'; 5000])).unwrap(),
         output: open_both("/dev/null"),
     };
     let answer = |driver: std::thread::JoinHandle<(String, File)>| {
