@@ -63,8 +63,9 @@ const CONSOLE_MORE: &str = "\
 The driver domain passes everything on over its own console, which one program at a time can have.
 What the guest has printed on its console while nobody was there comes first, the last 16 KiB of it.
 With standard input in a pipe or file, all of it goes to the guest, and vdom leaves when the guest
-has closed the port or nothing has come for --idle seconds. Other ports hold the guest back while
-nobody reads them, and nothing is lost.";
+has closed the port or nothing has come for --idle seconds, or if the guest does not read for ten.
+Other ports hold the guest back while nobody reads them, and nothing is lost. The exit status is 0
+only if every byte got through, or waits for the guest to read it.";
 
 /// The command line.
 #[derive(Debug, Parser)]
