@@ -270,7 +270,8 @@ impl<P: FramePages> Front for Uplink<P> {
     }
 
     fn progress(&self) -> u64 {
-        // What was sent and not answered, or came in and was refused, is none.
+        // What was sent and not answered, or came in and was refused, is none. Answers are there that nobody was told of.
+        self.vif.borrow_mut().take_answers();
         let sent = self.vif.borrow().counters().okay_out;
         sent.saturating_add(self.port.counters().tx_frames)
     }

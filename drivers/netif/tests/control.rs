@@ -354,6 +354,25 @@ fn row36_nonsense_after_a_frame_or_two_is_nonsense() {
     assert_eq!(net.front("state").unwrap(), "6", "given up");
 }
 
+/// One that closes and opens without end has done what it has answered.
+#[test]
+fn a_back_end_that_closes_after_a_frame_is_connected_again() {
+    let mut net = Net::connected();
+    for round in 1..3 * MAX_ATTEMPTS {
+        let frame = ethernet(mac(0), mac(FAR), 60);
+        net.rig.world.send(0, NetHeader::default(), &frame);
+        net.rig.run();
+        let sent = net.rig.back.take();
+        net.rig.back.answer(&sent[0], 0);
+        net.rig.back.disconnect();
+        net.back("state", "6");
+        net.run();
+        assert_eq!(net.front("state").unwrap(), "1", "round {round}");
+        net.offer(&FEATURES);
+        net.accept();
+    }
+}
+
 /// What counts against it is what it does for its connections.
 #[test]
 fn a_back_end_that_works_for_long_may_be_wrong_now_and_then() {
