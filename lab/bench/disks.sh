@@ -81,7 +81,7 @@ grep -a '^guest: disk' "$(console bench)"
 [[ $(grep -ac '^guest: disk' "$(console bench)") == 4 ]] || fail "a disk is missing"
 xl list
 
-exec {CONSOLE}< <(tail -n +1 --follow "$(console bench)")
+exec {CONSOLE}< <(trap - ERR && exec tail -n +1 --follow "$(console bench)")
 guest=$(xl domid bench) driver=$(xl domid bench-vd)
 
 step "what one request costs, in counts, of $REQUESTS"
