@@ -2,7 +2,6 @@
 # A guest reboots: it gets its devices back without anyone's help, from a new driver domain, and finds on its disk what it
 # has written before. What vdom has left behind for that ends with the guest, and never leaves anything.
 # timeout: 240
-# half: second
 
 # The stock guest takes ten times as long as the small one.
 REBOOTS=$(rounds 5)
