@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")" || exit
 usage() {
     cat <<'END'
 Usage: ./test.sh [--fast]
-  --fast   without fuzzing and the scenarios under nested Xen: a minute instead of ten
+  --fast   without fuzzing and the scenarios under nested Xen: five minutes instead of twenty
 END
 }
 
