@@ -1,7 +1,9 @@
 //! What devices that other domains serve have in common: pages, grants, events.
 //!
-//! [`pages`] has a device's pages and [`grants`] lets a back end into them, [`signals`] takes its events.
+//! [`pages`] has a device's pages and [`grants`] lets a back end into them, [`signals`] takes its events, [`connections`]
+//! looks after what xenstore has of them.
 
+pub mod connections;
 mod grants;
 mod pages;
 pub mod signals;

@@ -6,38 +6,31 @@
 mod shared;
 
 use alloc::format;
-use alloc::string::String;
-use alloc::vec::Vec;
-use core::fmt::Write;
+use alloc::string::{String, ToString};
 
 use vd_blkif::handshake::Phase;
 use vd_blkif::vbd::{self, Notice};
 use vd_blkif::{Disk, Vbd};
 use vd_config::{DeviceDescription, SlotIndex, VirtualDisk};
-use vd_kernel_core::attention::{Attention, Standing};
 use vd_kernel_core::description::Description;
-use vd_xenbus::WatchEvent;
 
-use crate::mem::frames;
+use crate::pv::connections::{Connection, Connections, Duty, missing, no_memory};
 use crate::pv::{Pages, Served};
 use crate::xen::store::Store;
-use crate::xen::time;
 pub use shared::Shared;
 
 /// One disk and its connection.
-struct Entry {
+pub struct Entry {
     slot: SlotIndex,
     name: VirtualDisk,
-    control: Vbd,
     disk: Shared,
-    attention: Attention,
+    duty: Duty,
     /// Why there is no connection, as far as that is known.
     trouble: Option<&'static str>,
 }
 
 /// All disks of the guest that other domains serve.
-#[derive(Default)]
-pub struct Vbds(Vec<Entry>);
+pub type Vbds = Connections<Entry>;
 
 impl Vbds {
     /// Begins to connect the disks of a description. `wait` is how many seconds requests wait for a back end.
@@ -56,36 +49,29 @@ impl Vbds {
         }
         let there = vbd::devices(store).map_err(|error| format!("looking for disks: {error}"))?;
         for (slot, name) in description.devices.vbds() {
+            let what = format_args!("disk {name}");
             // A ring serves one or more of the device's queues.
             let queues = description
                 .devices
                 .get(slot)
                 .map_or(1, DeviceDescription::queues);
             if !there.contains(&name.number()) {
-                return Err(missing(slot, name, &there));
+                let there = there.iter().map(|&number| in_words(number));
+                return Err(missing(slot, what, there, ("vdom_disk", "disk")));
             }
             let config = shared::config(name.number(), queues, wanted);
             let disk = Pages::new(Served::Disk(slot), config.pages())
                 .ok()
                 .and_then(|pages| Disk::new(pages, config))
-                .ok_or_else(|| {
-                    format!(
-                        "device {slot}: no memory for what disk {name} passes through: {} KiB are needed, {} are free; \
-                         raise memory= of the driver domain",
-                        config.pages() * 4,
-                        frames::free_bytes() >> 10
-                    )
-                })?;
-            let mut control = Vbd::of::<Disk<Pages>>(name.number());
-            control
-                .watch(store)
-                .map_err(|error| format!("device {slot}: watching disk {name}: {error}"))?;
-            self.0.push(Entry {
+                .ok_or_else(|| no_memory(slot, what, config.pages()))?;
+            let control = Vbd::of::<Disk<Pages>>(name.number());
+            let duty = Duty::begin(control, store, u64::from(wait) * 1_000_000_000)
+                .map_err(|error| format!("device {slot}: watching {what}: {error}"))?;
+            self.push(Entry {
                 slot,
                 name,
-                control,
                 disk: Shared::new(disk),
-                attention: Attention::new(u64::from(wait) * 1_000_000_000),
+                duty,
                 trouble: None,
             });
         }
@@ -94,18 +80,18 @@ impl Vbds {
 
     /// The disk of the device in a slot.
     pub fn disk(&self, slot: SlotIndex) -> Option<Shared> {
-        let entry = self.0.iter().find(|entry| entry.slot == slot)?;
+        let entry = self.entries().find(|entry| entry.slot == slot)?;
         Some(entry.disk.clone())
     }
 
     /// Whether all can be used.
     pub fn are_connected(&self) -> bool {
-        self.0.iter().all(|entry| entry.disk.get().is_open())
+        self.entries().all(|entry| entry.disk.get().is_open())
     }
 
     /// Which disk cannot be used, for the operator.
     pub fn complaint(&self) -> String {
-        let away = self.0.iter().find(|entry| !entry.disk.get().is_open());
+        let away = self.entries().find(|entry| !entry.disk.get().is_open());
         away.map_or_else(String::new, |entry| {
             format!(
                 "device {}: the back end of disk {} has not connected{}; look at the log of the domain that serves it, and \
@@ -116,146 +102,71 @@ impl Vbds {
             )
         })
     }
-
-    /// Takes note of a watch event.
-    pub fn note(&mut self, event: &WatchEvent) {
-        if let Some(entry) = self.0.iter_mut().find(|entry| entry.control.is_mine(event)) {
-            entry.attention.note();
-        }
-    }
-
-    /// Everything may have changed.
-    pub fn note_all(&mut self) {
-        self.0.iter_mut().for_each(|entry| entry.attention.note());
-    }
-
-    /// The connection to xenstore is a new one, without watches.
-    ///
-    /// # Errors
-    /// xenstore's.
-    pub fn watch_again(&mut self, store: &mut Store) -> Result<(), vd_xenbus::Error> {
-        for entry in &mut self.0 {
-            entry.control.watch(store)?;
-            entry.attention.note();
-        }
-        Ok(())
-    }
-
-    /// Some time has passed. Returns whether there is something to look after.
-    pub fn tick(&mut self) -> bool {
-        let now = time::now();
-        for entry in &mut self.0 {
-            let standing = entry.standing();
-            if entry.attention.tick(now, standing) {
-                log::warn!(
-                    "device {}: disk {} has had no back end for too long: requests fail until it has one again",
-                    entry.slot,
-                    entry.name
-                );
-                entry.disk.get_mut().give_up();
-            }
-        }
-        self.is_due()
-    }
-
-    /// Whether there is something to look after.
-    pub fn is_due(&mut self) -> bool {
-        self.0.iter_mut().any(|entry| {
-            if entry.has_news() {
-                entry.attention.note();
-            }
-            entry.attention.is_due()
-        })
-    }
-
-    /// Looks after one disk that is due. Returns whether it has waited for xenstored.
-    pub fn service(&mut self, store: &mut Store) -> bool {
-        let now = time::now();
-        let mut entries = self.0.iter_mut();
-        let due = entries.find_map(|entry| entry.attention.begin(now).then_some(entry));
-        if let Some(entry) = due {
-            entry.look(store);
-            return true;
-        }
-        false
-    }
-
-    /// Goes on with closing all connections. Returns whether all back ends have let go.
-    pub fn shut_down(&mut self, store: &mut Store) -> bool {
-        let mut done = true;
-        for entry in &mut self.0 {
-            entry.disk.forget_ended();
-            let (slot, name) = (entry.slot, entry.name);
-            let mut notice = |notice| {
-                tell(slot, name, &notice);
-            };
-            let disk = &mut *entry.disk.get_mut();
-            match entry.control.shut_down(store, disk, &mut notice) {
-                Ok(closed) => done &= closed,
-                Err(error) => {
-                    log::debug!("device {slot}: closing disk {name}: {error}");
-                    done = false;
-                }
-            }
-        }
-        done
-    }
 }
 
-fn missing(slot: SlotIndex, name: VirtualDisk, there: &[u32]) -> String {
-    let mut text = format!("device {slot}: this domain has no disk {name}, ");
-    if there.is_empty() {
-        text.push_str("and no other either");
-    } else {
-        text.push_str("only");
-    }
-    for &number in there {
-        match VirtualDisk::from_number(number) {
-            Some(disk) => drop(write!(text, " {disk}")),
-            None => drop(write!(text, " {number}")),
-        }
-    }
-    text.push_str(
-        "; add it to vdom_disk= in the guest's configuration, or to disk= in the driver domain's",
-    );
-    text
-}
-
-impl Entry {
-    fn standing(&self) -> Standing {
-        match self.control.phase() {
-            _ if self.disk.get().is_open() => Standing::Up,
-            Phase::Closing => Standing::LettingGo,
-            Phase::Down | Phase::Offered | Phase::Up | Phase::Draining => Standing::Away,
-        }
+impl Connection for Entry {
+    fn duty(&mut self) -> &mut Duty {
+        &mut self.duty
     }
 
-    /// Whether the ring has something to say that has to be said in xenstore.
+    fn is_usable(&self) -> bool {
+        self.disk.get().is_open()
+    }
+
     fn has_news(&self) -> bool {
-        match self.control.phase() {
+        match self.duty.control.phase() {
             Phase::Up => self.disk.get().is_broken(),
             Phase::Draining => self.disk.get().is_broken() || self.disk.get().is_idle(),
             Phase::Down | Phase::Offered | Phase::Closing => false,
         }
     }
 
+    fn give_up(&mut self) {
+        log::warn!(
+            "device {}: disk {} has had no back end for too long: requests fail until it has one again",
+            self.slot,
+            self.name
+        );
+        self.disk.get_mut().give_up();
+    }
+
     fn look(&mut self, store: &mut Store) {
         let Self {
             slot,
             name,
-            control,
             disk,
-            attention,
+            duty,
             trouble,
         } = self;
-        let result = control.run(store, &mut *disk.get_mut(), &mut |notice| {
-            *trouble = tell(*slot, *name, &notice).or(*trouble);
-        });
+        let result = duty
+            .control
+            .run(store, &mut *disk.get_mut(), &mut |notice| {
+                *trouble = tell(*slot, *name, &notice).or(*trouble);
+            });
         if let Err(error) = result {
             log::error!("device {slot}: disk {name}: xenstore: {error}");
-            attention.note();
+            duty.attention.note();
         }
     }
+
+    fn shut_down(&mut self, store: &mut Store) -> bool {
+        self.disk.forget_ended();
+        let (slot, name) = (self.slot, self.name);
+        let mut notice = |notice| {
+            tell(slot, name, &notice);
+        };
+        let disk = &mut *self.disk.get_mut();
+        let closed = self.duty.control.shut_down(store, disk, &mut notice);
+        closed.unwrap_or_else(|error| {
+            log::debug!("device {slot}: closing disk {name}: {error}");
+            false
+        })
+    }
+}
+
+/// A disk by the name that it has in configurations, or else its number.
+fn in_words(number: u32) -> String {
+    VirtualDisk::from_number(number).map_or_else(|| number.to_string(), |disk| disk.to_string())
 }
 
 /// Logs what has happened; says what is wrong, if something is.

@@ -9,20 +9,17 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
-use core::fmt::Write;
 
-use vd_config::{SlotIndex, VirtualInterface};
-use vd_kernel_core::attention::{Attention, Standing};
+use vd_config::VirtualInterface;
 use vd_kernel_core::description::Description;
 use vd_net::{Mac, Switch};
 use vd_netif::{PAGES, Uplink, Vif};
 use vd_pv::handshake::Phase;
-use vd_pv::{Control, Notice, control};
+use vd_pv::{Control, Front, Notice, control};
 use vd_virtio::GuestMemory;
-use vd_xenbus::WatchEvent;
 use vd_xenbus::rate::{Admission, RateLimiter};
 
-use crate::mem::frames;
+use crate::pv::connections::{Connection, Connections, Duty, missing, no_memory};
 use crate::pv::{Pages, Served, signals};
 use crate::xen::store::Store;
 use crate::xen::time;
@@ -100,17 +97,15 @@ impl Shared {
 }
 
 /// One interface and its connection.
-struct Entry {
+pub struct Entry {
     shared: Shared,
-    control: Control,
-    attention: Attention,
+    duty: Duty,
     /// Limits what a back end can make this domain log.
     limiter: RateLimiter,
 }
 
 /// All interfaces of the guest's network devices.
-#[derive(Default)]
-pub struct Vifs(Vec<Entry>);
+pub type Vifs = Connections<Entry>;
 
 impl Vifs {
     /// Begins to connect the interfaces of a description.
@@ -124,29 +119,28 @@ impl Vifs {
         let there = control::devices(store, "vif")
             .map_err(|error| format!("looking for network interfaces: {error}"))?;
         for (index, (slot, vif)) in description.devices.uplinks().enumerate() {
+            let what = format_args!("network interface {vif}");
             if !there.contains(&vif.number().into()) {
-                return Err(missing(slot, vif, &there));
+                return Err(missing(slot, what, &there, ("vdom_network", "vif")));
             }
             let interface = Pages::new(Served::Vif(vif, index), PAGES)
                 .ok()
                 .and_then(Vif::new)
-                .ok_or_else(|| no_memory(slot, vif))?;
+                .ok_or_else(|| no_memory(slot, what, PAGES))?;
             let switch = Rc::default();
             let uplink = Uplink::new(vif.number().into(), interface, &switch)
-                .map_err(|error| format!("device {slot}: network interface {vif}: {error}"))?;
-            let mut control = Control::of::<Uplink<Pages>>(vif.number().into());
-            control.watch(store).map_err(|error| {
-                format!("device {slot}: watching network interface {vif}: {error}")
-            })?;
-            self.0.push(Entry {
+                .map_err(|error| format!("device {slot}: {what}: {error}"))?;
+            let control = Control::of::<Uplink<Pages>>(vif.number().into());
+            let duty = Duty::begin(control, store, PATIENCE)
+                .map_err(|error| format!("device {slot}: watching {what}: {error}"))?;
+            self.push(Entry {
                 shared: Shared {
                     vif,
                     index,
                     switch,
                     uplink: Rc::new(RefCell::new(uplink)),
                 },
-                control,
-                attention: Attention::new(PATIENCE),
+                duty,
                 limiter: RateLimiter::new(LINES, 1),
             });
         }
@@ -155,106 +149,34 @@ impl Vifs {
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Shared> {
-        self.0.iter().map(|entry| &entry.shared)
-    }
-
-    /// Takes note of a watch event.
-    pub fn note(&mut self, event: &WatchEvent) {
-        if let Some(entry) = self.0.iter_mut().find(|entry| entry.control.is_mine(event)) {
-            entry.attention.note();
-        }
-    }
-
-    /// Everything may have changed.
-    pub fn note_all(&mut self) {
-        self.0.iter_mut().for_each(|entry| entry.attention.note());
-    }
-
-    /// The connection to xenstore is a new one, without watches.
-    ///
-    /// # Errors
-    /// xenstore's.
-    pub fn watch_again(&mut self, store: &mut Store) -> Result<(), vd_xenbus::Error> {
-        for entry in &mut self.0 {
-            entry.control.watch(store)?;
-            entry.attention.note();
-        }
-        Ok(())
-    }
-
-    /// Some time has passed. Returns whether there is something to look after.
-    pub fn tick(&mut self) -> bool {
-        let now = time::now();
-        for entry in &mut self.0 {
-            let standing = entry.standing();
-            if entry.attention.tick(now, standing) {
-                let vif = entry.shared.vif;
-                log::warn!(
-                    "network interface {vif} has had no back end for a while: its link is down"
-                );
-            }
-        }
-        self.is_due()
-    }
-
-    /// Whether there is something to look after.
-    pub fn is_due(&mut self) -> bool {
-        self.0.iter_mut().any(|entry| {
-            if entry.has_news() {
-                entry.attention.note();
-            }
-            entry.attention.is_due()
-        })
-    }
-
-    /// Looks after one interface that is due. Returns whether it has waited for xenstored.
-    pub fn service(&mut self, store: &mut Store) -> bool {
-        let now = time::now();
-        let mut entries = self.0.iter_mut();
-        let due = entries.find_map(|entry| entry.attention.begin(now).then_some(entry));
-        due.map(|entry| entry.look(store)).is_some()
-    }
-
-    /// Goes on with closing all connections. Returns whether all back ends have let go.
-    pub fn shut_down(&mut self, store: &mut Store) -> bool {
-        let mut done = true;
-        for entry in &mut self.0 {
-            let vif = entry.shared.vif;
-            let uplink = &mut *entry.shared.uplink.borrow_mut();
-            let limiter = &mut entry.limiter;
-            let mut notice = |notice| tell(limiter, vif, None, &notice);
-            match entry.control.shut_down(store, uplink, &mut notice) {
-                Ok(closed) => done &= closed,
-                Err(error) => {
-                    log::debug!("network interface {vif}: closing it: {error}");
-                    done = false;
-                }
-            }
-        }
-        done
+        self.entries().map(|entry| &entry.shared)
     }
 }
 
-impl Entry {
-    fn standing(&self) -> Standing {
-        match self.control.phase() {
-            _ if self.shared.uplink.borrow().is_up() => Standing::Up,
-            Phase::Closing => Standing::LettingGo,
-            Phase::Down | Phase::Offered | Phase::Up | Phase::Draining => Standing::Away,
-        }
+impl Connection for Entry {
+    fn duty(&mut self) -> &mut Duty {
+        &mut self.duty
     }
 
-    /// Whether the ring has something to say that has to be said in xenstore.
+    fn is_usable(&self) -> bool {
+        self.shared.uplink.borrow().is_up()
+    }
+
     fn has_news(&self) -> bool {
-        use vd_pv::Front;
-        self.control.phase() == Phase::Up && self.shared.uplink.borrow().is_broken()
+        self.duty.control.phase() == Phase::Up && self.shared.uplink.borrow().is_broken()
+    }
+
+    fn give_up(&mut self) {
+        log::warn!(
+            "network interface {} has had no back end for a while: its link is down",
+            self.shared.vif
+        );
     }
 
     fn look(&mut self, store: &mut Store) {
         let Self {
             shared,
-            control,
-            attention,
+            duty,
             limiter,
         } = self;
         let vif = shared.vif;
@@ -266,37 +188,24 @@ impl Entry {
         }
         let address = uplink.address(&mut store.view()).ok().flatten();
         let mut tell = |notice| tell(limiter, vif, address, &notice);
-        let result = control.run(store, uplink, &mut tell);
+        let result = duty.control.run(store, uplink, &mut tell);
         if let Err(error) = result {
             log::error!("network interface {vif}: xenstore: {error}");
-            attention.note();
+            duty.attention.note();
         }
     }
-}
 
-fn no_memory(slot: SlotIndex, vif: VirtualInterface) -> String {
-    format!(
-        "device {slot}: no memory for what network interface {vif} passes through: {} KiB are needed, {} are free; \
-         raise memory= of the driver domain",
-        PAGES * 4,
-        frames::free_bytes() >> 10
-    )
-}
-
-fn missing(slot: SlotIndex, vif: VirtualInterface, there: &[u32]) -> String {
-    let mut text = format!("device {slot}: this domain has no network interface {vif}, ");
-    if there.is_empty() {
-        text.push_str("and no other either");
-    } else {
-        text.push_str("only");
+    fn shut_down(&mut self, store: &mut Store) -> bool {
+        let vif = self.shared.vif;
+        let uplink = &mut *self.shared.uplink.borrow_mut();
+        let limiter = &mut self.limiter;
+        let mut notice = |notice| tell(limiter, vif, None, &notice);
+        let closed = self.duty.control.shut_down(store, uplink, &mut notice);
+        closed.unwrap_or_else(|error| {
+            log::debug!("network interface {vif}: closing it: {error}");
+            false
+        })
     }
-    for number in there {
-        let _ = write!(text, " {number}");
-    }
-    text.push_str(
-        "; add it to vdom_network= in the guest's configuration, or to vif= in the driver domain's",
-    );
-    text
 }
 
 /// Whether another line may be logged of what a back end does, which may do it again and again.

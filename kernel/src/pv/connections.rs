@@ -1,0 +1,187 @@
+//! Connections to back ends, whatever those serve: when each is looked after, and what goes through xenstore for it.
+//!
+//! Waits for xenstored, never for a back end.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::{Display, Write};
+
+use vd_config::SlotIndex;
+use vd_kernel_core::attention::{Attention, Standing};
+use vd_pv::handshake::Phase;
+use vd_pv::{Control, PAGE_SIZE};
+use vd_xenbus::{Error, WatchEvent};
+
+use crate::mem::frames;
+use crate::xen::store::Store;
+use crate::xen::time;
+
+/// What is done for a connection, and when.
+pub struct Duty {
+    pub control: Control,
+    pub attention: Attention,
+}
+
+impl Duty {
+    /// Begins with a device whose users are told after so many nanoseconds that there is no back end.
+    ///
+    /// # Errors
+    /// xenstore's.
+    pub fn begin(mut control: Control, store: &mut Store, patience: u64) -> Result<Self, Error> {
+        control.watch(store)?;
+        Ok(Self {
+            control,
+            attention: Attention::new(patience),
+        })
+    }
+}
+
+/// A device that another domain serves, and the connection to it.
+pub trait Connection {
+    /// When it is looked after.
+    fn duty(&mut self) -> &mut Duty;
+
+    /// Whether the device can be used.
+    fn is_usable(&self) -> bool;
+
+    /// Whether the ring has something to say that has to be said in xenstore.
+    fn has_news(&self) -> bool;
+
+    /// There has been no back end for as long as its users wait.
+    fn give_up(&mut self);
+
+    /// Looks at what xenstore has of it.
+    fn look(&mut self, store: &mut Store);
+
+    /// Goes on with closing it. Returns whether the back end has let go.
+    fn shut_down(&mut self, store: &mut Store) -> bool;
+}
+
+/// All connections of a kind.
+pub struct Connections<C>(Vec<C>);
+
+impl<C> Default for Connections<C> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<C: Connection> Connections<C> {
+    /// Adds one.
+    pub fn push(&mut self, connection: C) {
+        self.0.push(connection);
+    }
+
+    /// All of them.
+    pub fn entries(&self) -> core::slice::Iter<'_, C> {
+        self.0.iter()
+    }
+
+    /// Takes note of a watch event.
+    pub fn note(&mut self, event: &WatchEvent) {
+        let mut duties = self.0.iter_mut().map(C::duty);
+        if let Some(duty) = duties.find(|duty| duty.control.is_mine(event)) {
+            duty.attention.note();
+        }
+    }
+
+    /// Everything may have changed.
+    pub fn note_all(&mut self) {
+        for entry in &mut self.0 {
+            entry.duty().attention.note();
+        }
+    }
+
+    /// The connection to xenstore is a new one, without watches.
+    ///
+    /// # Errors
+    /// xenstore's.
+    pub fn watch_again(&mut self, store: &mut Store) -> Result<(), Error> {
+        for duty in self.0.iter_mut().map(C::duty) {
+            duty.control.watch(store)?;
+            duty.attention.note();
+        }
+        Ok(())
+    }
+
+    /// Some time has passed. Returns whether there is something to look after.
+    pub fn tick(&mut self) -> bool {
+        let now = time::now();
+        for entry in &mut self.0 {
+            let standing = standing(entry);
+            if entry.duty().attention.tick(now, standing) {
+                entry.give_up();
+            }
+        }
+        self.is_due()
+    }
+
+    /// Whether there is something to look after.
+    pub fn is_due(&mut self) -> bool {
+        self.0.iter_mut().any(|entry| {
+            if entry.has_news() {
+                entry.duty().attention.note();
+            }
+            entry.duty().attention.is_due()
+        })
+    }
+
+    /// Looks after one connection that is due. Returns whether it has waited for xenstored.
+    pub fn service(&mut self, store: &mut Store) -> bool {
+        let now = time::now();
+        let mut entries = self.0.iter_mut();
+        let due = entries.find_map(|entry| entry.duty().attention.begin(now).then_some(entry));
+        due.map(|entry| entry.look(store)).is_some()
+    }
+
+    /// Goes on with closing all connections. Returns whether all back ends have let go.
+    pub fn shut_down(&mut self, store: &mut Store) -> bool {
+        let entries = self.0.iter_mut();
+        entries.fold(true, |done, entry| entry.shut_down(store) & done)
+    }
+}
+
+fn standing<C: Connection>(entry: &mut C) -> Standing {
+    if entry.is_usable() {
+        return Standing::Up;
+    }
+    match entry.duty().control.phase() {
+        Phase::Closing => Standing::LettingGo,
+        Phase::Down | Phase::Offered | Phase::Up | Phase::Draining => Standing::Away,
+    }
+}
+
+/// For the operator: what a device passes data through needs more pages than there are.
+pub fn no_memory(slot: SlotIndex, what: impl Display, pages: usize) -> String {
+    format!(
+        "device {slot}: no memory for what {what} passes through: {} KiB are needed, {} are free; raise memory= of the \
+         driver domain",
+        (pages * PAGE_SIZE) >> 10,
+        frames::free_bytes() >> 10
+    )
+}
+
+/// For the operator: a device is not there, others are; it is added in the guest's configuration or the driver domain's.
+pub fn missing<T: Display>(
+    slot: SlotIndex,
+    what: impl Display,
+    there: impl IntoIterator<Item = T>,
+    (guest, driver): (&str, &str),
+) -> String {
+    let mut text = format!("device {slot}: this domain has no {what}, ");
+    let mut there = there.into_iter().peekable();
+    text.push_str(if there.peek().is_none() {
+        "and no other either"
+    } else {
+        "only"
+    });
+    for other in there {
+        let _ = write!(text, " {other}");
+    }
+    let _ = write!(
+        text,
+        "; add it to {guest}= in the guest's configuration, or to {driver}= in the driver domain's"
+    );
+    text
+}
