@@ -11,16 +11,37 @@ use vd_config::SlotIndex;
 use vd_kernel_core::attention::{Attention, Standing};
 use vd_pv::handshake::Phase;
 use vd_pv::{Control, PAGE_SIZE};
+use vd_xenbus::rate::{Admission, RateLimiter};
 use vd_xenbus::{Error, WatchEvent};
 
 use crate::mem::frames;
 use crate::xen::store::Store;
 use crate::xen::time;
 
+/// Lines that a back end may make this domain log at once; then one a second.
+const LINES: u32 = 20;
+
 /// What is done for a connection, and when.
 pub struct Duty {
     pub control: Control,
     pub attention: Attention,
+    pub log: Log,
+}
+
+/// Limits what a back end can make this domain log, which can do what it does again and again.
+pub struct Log(RateLimiter);
+
+impl Log {
+    /// Whether another line may be logged on the back end of a device.
+    pub fn admits(&mut self, device: impl Display) -> bool {
+        let Admission::Admitted { suppressed } = self.0.admit(time::now()) else {
+            return false;
+        };
+        if suppressed != 0 {
+            log::warn!("{device}: {suppressed} lines on its back end were not logged");
+        }
+        true
+    }
 }
 
 impl Duty {
@@ -33,6 +54,7 @@ impl Duty {
         Ok(Self {
             control,
             attention: Attention::new(patience),
+            log: Log(RateLimiter::new(LINES, 1)),
         })
     }
 }

@@ -14,7 +14,7 @@ use vd_blkif::{Disk, Vbd};
 use vd_config::{DeviceDescription, SlotIndex, VirtualDisk};
 use vd_kernel_core::description::Description;
 
-use crate::pv::connections::{Connection, Connections, Duty, missing, no_memory};
+use crate::pv::connections::{Connection, Connections, Duty, Log, missing, no_memory};
 use crate::pv::{Pages, Served};
 use crate::xen::store::Store;
 pub use shared::Shared;
@@ -141,7 +141,8 @@ impl Connection for Entry {
         let result = duty
             .control
             .run(store, &mut *disk.get_mut(), &mut |notice| {
-                *trouble = tell(*slot, *name, &notice).or(*trouble);
+                tell(&mut duty.log, *slot, *name, &notice);
+                *trouble = trouble_of(&notice).or(*trouble);
             });
         if let Err(error) = result {
             log::error!("device {slot}: disk {name}: xenstore: {error}");
@@ -152,9 +153,8 @@ impl Connection for Entry {
     fn shut_down(&mut self, store: &mut Store) -> bool {
         self.disk.forget_ended();
         let (slot, name) = (self.slot, self.name);
-        let mut notice = |notice| {
-            tell(slot, name, &notice);
-        };
+        let log = &mut self.duty.log;
+        let mut notice = |notice| tell(log, slot, name, &notice);
         let disk = &mut *self.disk.get_mut();
         let closed = self.duty.control.shut_down(store, disk, &mut notice);
         closed.unwrap_or_else(|error| {
@@ -169,8 +169,23 @@ fn in_words(number: u32) -> String {
     VirtualDisk::from_number(number).map_or_else(|| number.to_string(), |disk| disk.to_string())
 }
 
-/// Logs what has happened; says what is wrong, if something is.
-fn tell(slot: SlotIndex, name: VirtualDisk, notice: &Notice) -> Option<&'static str> {
+/// What is wrong, if something is.
+const fn trouble_of(notice: &Notice) -> Option<&'static str> {
+    match notice {
+        Notice::Unusable(_) => Some(": a node that says what it is makes no sense"),
+        Notice::NoRoom => Some(": this domain has no room for its grants or event channels"),
+        Notice::Connected { .. }
+        | Notice::Resized(_)
+        | Notice::Closing
+        | Notice::Disconnected { .. } => None,
+    }
+}
+
+/// Logs what has happened.
+fn tell(log: &mut Log, slot: SlotIndex, name: VirtualDisk, notice: &Notice) {
+    if !log.admits(format_args!("device {slot}: disk {name}")) {
+        return;
+    }
     match notice {
         Notice::Connected { domain, queues } => {
             log::info!("device {slot}: disk {name} is served by domain {domain}, {queues} ring(s)");
@@ -187,15 +202,12 @@ fn tell(slot: SlotIndex, name: VirtualDisk, notice: &Notice) -> Option<&'static 
         }
         Notice::Unusable(node) => {
             log::error!("device {slot}: disk {name}: its back end's node {node} makes no sense");
-            return Some(": a node that says what it is makes no sense");
         }
         Notice::NoRoom => {
             log::error!(
                 "device {slot}: disk {name}: no room for its grants or event channels; raise max_grant_frames= or \
                  max_event_channels="
             );
-            return Some(": this domain has no room for its grants or event channels");
         }
     }
-    None
 }

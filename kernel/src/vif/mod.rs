@@ -17,18 +17,13 @@ use vd_netif::{PAGES, Uplink, Vif};
 use vd_pv::handshake::Phase;
 use vd_pv::{Control, Front, Notice, control};
 use vd_virtio::GuestMemory;
-use vd_xenbus::rate::{Admission, RateLimiter};
 
-use crate::pv::connections::{Connection, Connections, Duty, missing, no_memory};
+use crate::pv::connections::{Connection, Connections, Duty, Log, missing, no_memory};
 use crate::pv::{Pages, Served, signals};
 use crate::xen::store::Store;
-use crate::xen::time;
 
 /// Nanoseconds without a back end after which that is worth a line.
 const PATIENCE: u64 = 15_000_000_000;
-
-/// Lines that a back end may make this domain log at once.
-const LINES: u32 = 20;
 
 /// An interface, and the switch that it is the uplink of: the devices have it for frames, the main loop for its connection.
 #[derive(Clone)]
@@ -100,8 +95,6 @@ impl Shared {
 pub struct Entry {
     shared: Shared,
     duty: Duty,
-    /// Limits what a back end can make this domain log.
-    limiter: RateLimiter,
 }
 
 /// All interfaces of the guest's network devices.
@@ -141,7 +134,6 @@ impl Vifs {
                     uplink: Rc::new(RefCell::new(uplink)),
                 },
                 duty,
-                limiter: RateLimiter::new(LINES, 1),
             });
         }
         Ok(())
@@ -174,20 +166,16 @@ impl Connection for Entry {
     }
 
     fn look(&mut self, store: &mut Store) {
-        let Self {
-            shared,
-            duty,
-            limiter,
-        } = self;
+        let Self { shared, duty } = self;
         let vif = shared.vif;
         let uplink = &mut *shared.uplink.borrow_mut();
         if let Some(what) = uplink.take_nonsense()
-            && may_log(limiter, vif)
+            && duty.log.admits(format_args!("network interface {vif}"))
         {
             log::warn!("network interface {vif}: its back end has broken the protocol: {what}");
         }
         let address = uplink.address(&mut store.view()).ok().flatten();
-        let mut tell = |notice| tell(limiter, vif, address, &notice);
+        let mut tell = |notice| tell(&mut duty.log, vif, address, &notice);
         let result = duty.control.run(store, uplink, &mut tell);
         if let Err(error) = result {
             log::error!("network interface {vif}: xenstore: {error}");
@@ -198,8 +186,7 @@ impl Connection for Entry {
     fn shut_down(&mut self, store: &mut Store) -> bool {
         let vif = self.shared.vif;
         let uplink = &mut *self.shared.uplink.borrow_mut();
-        let limiter = &mut self.limiter;
-        let mut notice = |notice| tell(limiter, vif, None, &notice);
+        let mut notice = |notice| tell(&mut self.duty.log, vif, None, &notice);
         let closed = self.duty.control.shut_down(store, uplink, &mut notice);
         closed.unwrap_or_else(|error| {
             log::debug!("network interface {vif}: closing it: {error}");
@@ -208,25 +195,9 @@ impl Connection for Entry {
     }
 }
 
-/// Whether another line may be logged of what a back end does, which may do it again and again.
-fn may_log(limiter: &mut RateLimiter, vif: VirtualInterface) -> bool {
-    let Admission::Admitted { suppressed } = limiter.admit(time::now()) else {
-        return false;
-    };
-    if suppressed != 0 {
-        log::warn!("network interface {vif}: {suppressed} lines on its back end were not logged");
-    }
-    true
-}
-
 /// Logs what has happened.
-fn tell(
-    limiter: &mut RateLimiter,
-    vif: VirtualInterface,
-    address: Option<[u8; 6]>,
-    notice: &Notice,
-) {
-    if !may_log(limiter, vif) {
+fn tell(log: &mut Log, vif: VirtualInterface, address: Option<[u8; 6]>, notice: &Notice) {
+    if !log.admits(format_args!("network interface {vif}")) {
         return;
     }
     match notice {
