@@ -172,8 +172,8 @@ impl Operator {
             }
             Command::Devices => devices(guest.as_deref()),
             Command::Queues => queues(guest.as_deref()),
-            Command::TraceOn | Command::TraceOff | Command::TraceDump => {
-                self.trace(guest, &command::parse(line))
+            command @ (Command::TraceOn | Command::TraceOff | Command::TraceDump) => {
+                self.trace(guest, &command)
             }
             Command::Log(level) => {
                 log::set_level(level);

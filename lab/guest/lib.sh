@@ -32,6 +32,33 @@ wait_for_disk() {
     done
 }
 
+# wait_for_interface NAME: until the network interface is there, at most ten seconds.
+wait_for_interface() {
+    tries=0
+    until [ -e "/sys/class/net/$1" ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 100 ] || return 1
+        sleep 0.1
+    done
+}
+
+# make_host N: a network namespace of its own for eth(N-1), which speaks IPv4 only.
+make_host() {
+    # shellcheck disable=SC2016 # for the inner shell
+    unshare -n sh -c 'echo $$ >"/run/host$1"; exec sleep 1000' sh "$1" &
+    until [ -s "/run/host$1" ]; do sleep 0.1; done
+    sleep 0.2
+    ip link set "eth$(($1 - 1))" netns "$(cat "/run/host$1")"
+    in_host "$1" sh -c "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6"
+}
+
+# in_host N COMMAND...: runs it where eth(N-1) is.
+in_host() {
+    pid=$(cat "/run/host$1")
+    shift
+    nsenter -t "$pid" -n "$@"
+}
+
 # run_step NAME: runs the function step_NAME. What it prints is shown if it fails; its last line is the reason.
 # A step's own information goes to file descriptor 3.
 FAILED=0

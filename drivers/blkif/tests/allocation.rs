@@ -1,35 +1,12 @@
 //! Nothing allocates once a disk is made: not on the way of a request, and not when a connection ends and another begins.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "../../pv/tests/common/allocations.rs"]
+mod allocations;
 
 use vd_blk::later::{AsyncBackend, Job, Operation};
 use vd_blkif::nodes::{Offer, Properties};
 use vd_blkif::platform::Access;
 use vd_blkif::{Config, Disk, PAGE_SIZE, Platform};
-
-struct Counting;
-
-thread_local! {
-    static COUNT: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: everything is the system allocator's doing; counting does not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Pages, and a back end that answers from the same memory. Page n has the grant n + 1.
 struct Flat {
@@ -196,10 +173,11 @@ fn nothing_allocates() {
     };
     let mut disk = Disk::new(platform, config).unwrap();
     connect(&mut disk);
-    let before = COUNT.get();
+    let before = allocations::so_far();
     assert!(before > 0, "it does count");
     let requests = rounds(&mut disk);
-    assert_eq!(COUNT.get(), before);
+    assert_eq!(allocations::so_far(), before);
+    assert!(before > 0, "it does count");
     assert!(requests > 2000, "{requests}");
     assert!(disk.counters().indirect > 100 && disk.counters().reissued > 10);
 }

@@ -1,8 +1,9 @@
 //! Nothing allocates on the way of a frame, nor when a connection ends and another begins; and its bytes are copied once.
 
+#[path = "../../pv/tests/common/allocations.rs"]
+mod allocations;
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -14,31 +15,11 @@ use vd_netif::{FramePages, PAGES, Properties, Uplink, Vif};
 use vd_pv::{Access, Front, PAGE_SIZE, Platform};
 use vd_virtio::{Gpa, GuestMemory};
 
-struct Counting;
-
 thread_local! {
-    static COUNT: Cell<u64> = const { Cell::new(0) };
     /// Bytes that the switch has put into pages, and got from them.
     static FILLED: Cell<u64> = const { Cell::new(0) };
     static DRAINED: Cell<u64> = const { Cell::new(0) };
 }
-
-// SAFETY: everything is the system allocator's doing; counting does not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Pages that a back end shares. Page n has the grant n + 1; the rings are pages 0 and 1.
 #[derive(Clone)]
@@ -169,13 +150,13 @@ impl FramePages for Flat {
 
 /// Everybody works until there is nothing to do; gives how often something was allocated meanwhile.
 fn run(world: &mut World, uplink: &mut Uplink<Flat>) -> u64 {
-    let before = COUNT.get();
+    let before = allocations::so_far();
     loop {
         world.run();
         let more = uplink.run(&world.mem, 64);
         let woken = world.ports.iter_mut().any(|port| port.wake());
         if !more && !woken {
-            return COUNT.get() - before;
+            return allocations::so_far() - before;
         }
     }
 }
@@ -195,13 +176,13 @@ fn nothing_allocates_and_bytes_are_copied_once() {
     let mut uplink = Uplink::new(0, vif, &world.switch).unwrap();
     let (mut frames, mut allocated) = (0, 0);
     for round in 0..6 {
-        let before = COUNT.get();
+        let before = allocations::so_far();
         assert!(uplink.link_up(BACKEND, false));
         uplink.open(Properties {
             mtu: 1500,
             takes: ALL,
         });
-        allocated += COUNT.get() - before;
+        allocated += allocations::so_far() - before;
         let (mut taken, mut given) = (0, 0);
         for n in 0..40 {
             for port in 0..2 {
@@ -236,12 +217,12 @@ fn nothing_allocates_and_bytes_are_copied_once() {
                 world.tick();
             }
         }
-        let before = COUNT.get();
+        let before = allocations::so_far();
         uplink.disconnect(false);
         assert!(uplink.revoke());
-        allocated += COUNT.get() - before;
+        allocated += allocations::so_far() - before;
     }
-    assert!(COUNT.get() > 0, "it does count");
+    assert!(allocations::so_far() > 0, "it does count");
     assert_eq!(allocated, 0);
     let counters = uplink.vif().counters();
     assert!(frames > 1000 && counters.large_in > 300 && counters.large_out > 200);

@@ -4,13 +4,6 @@
 
 MIB=1
 
-# in_host N COMMAND...: runs it where eth(N-1) is.
-in_host() {
-    pid=$(cat "/run/host$1")
-    shift
-    nsenter -t "$pid" -n "$@"
-}
-
 # feature DEVICE BIT: whether the driver has chosen it.
 feature() {
     [ "$(cut -c $(($2 + 1)) "/sys/class/net/$1/device/features")" = 1 ]
@@ -26,12 +19,7 @@ fetch() {
 step_find() {
     modprobe virtio_mmio
     modprobe virtio_net
-    tries=0
-    until [ -e /sys/class/net/eth2 ]; do
-        tries=$((tries + 1))
-        [ $tries -lt 100 ]
-        sleep 0.1
-    done
+    wait_for_interface eth2
     for n in 1 2 3; do
         equal "$(cat /sys/class/net/eth$((n - 1))/address)" "00:16:3e:00:00:0$n" address
     done
@@ -51,13 +39,8 @@ step_find() {
 
 step_up() {
     for n in 1 2 3; do
-        # shellcheck disable=SC2016 # for the inner shell
-        unshare -n sh -c 'echo $$ >"/run/host$1"; exec sleep 1000' sh $n &
-        until [ -s /run/host$n ]; do sleep 0.1; done
-        sleep 0.2
         device=eth$((n - 1))
-        ip link set $device netns "$(cat /run/host$n)"
-        in_host $n sh -c "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6"
+        make_host $n
         in_host $n ip addr add 10.0.0.$n/24 dev $device
         in_host $n ip link set $device up
     done

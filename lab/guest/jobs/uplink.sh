@@ -5,13 +5,6 @@
 
 SERVER=10.1.0.1
 
-# in_host N COMMAND...: runs it where eth(N-1) is.
-in_host() {
-    pid=$(cat "/run/host$1")
-    shift
-    nsenter -t "$pid" -n "$@"
-}
-
 # address N: what the DHCP server has given.
 address() {
     cat "/run/address$1"
@@ -33,22 +26,12 @@ step_find() {
     modprobe virtio_mmio
     modprobe virtio_net
     modprobe af_packet
-    tries=0
-    until [ -e /sys/class/net/eth1 ]; do
-        tries=$((tries + 1))
-        [ $tries -lt 100 ]
-        sleep 0.1
-    done
+    wait_for_interface eth1
 }
 
 step_up() {
     for n in 1 2; do
-        # shellcheck disable=SC2016 # for the inner shell
-        unshare -n sh -c 'echo $$ >"/run/host$1"; exec sleep 1000' sh $n &
-        until [ -s /run/host$n ]; do sleep 0.1; done
-        sleep 0.2
-        ip link set eth$((n - 1)) netns "$(cat /run/host$n)"
-        in_host $n sh -c "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6"
+        make_host $n
         in_host $n ip link set eth$((n - 1)) up
     done
     tries=0
