@@ -5,7 +5,7 @@ set -euo pipefail
 shopt -s inherit_errexit
 
 VD_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-for part in common packages boot dom0 fio guest project overlay qemu verdict; do
+for part in common packages boot dom0 fio guest project overlay qemu watch verdict; do
     # shellcheck source=/dev/null
     source "$VD_ROOT/lab/host/$part.sh"
 done
@@ -157,7 +157,7 @@ main() {
     : >"$work/results"
     run "$work"
     [[ -z $KEEP_LOG ]] || cp "$VD_CACHE/last$BESIDE.log" "$KEEP_LOG"
-    verdict "$work/results"
+    verdict "$work"
 }
 
 main "$@"

@@ -102,6 +102,10 @@ show_scenarios() {
         read -ra words <<<"$line"
         [[ ${words[1]-} != '===' ]] || kept=() inside=1
         kept+=("$line")
+        if [[ $line == NOTE:* ]]; then
+            # What the machine that stood still has said last, and where its CPU was.
+            printf '%s\n' "${kept[@]}" | tail -n 200
+        fi
         case ${words[1]-} in
             PASS)
                 printf 'ok    %5s s  scenario %s\n' "${words[3]#(}" "${words[2]}"

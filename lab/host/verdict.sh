@@ -5,18 +5,47 @@
 readonly QEMU_STOPPED=3
 readonly TIMED_OUT=124
 
-# run WORK: boots the machine and sets QEMU_STATUS. The log goes to the cache.
+# run WORK: boots the machine and sets QEMU_STATUS. The log goes to the cache. A machine that stands still while it runs
+# scenarios is started again, once, for those that have no result.
 run() {
-    local work=$1 log=$VD_CACHE/last$BESIDE.log
+    local work=$1 log=$VD_CACHE/last$BESIDE.log left
+    : >"$log"
+    boot "$work" "$log"
+    stood_still "$work" || return 0
+    tee -a "$log" <"$work/state"
+    mapfile -t left < <(without_result "$work/results")
+    [[ $MODE == scenario ]] && ((${#left[@]})) || return 0
+    echo "NOTE: the emulated machine stood still for $STILL s in ${left[0]}; another one runs: ${left[*]}"
+    rm "$work/state"
+    printf '%s\n' "${left[@]}" >"$work/request"
+    dom0_initrd "$work" >"$work/dom0.img"
+    boot "$work" "$log"
+}
+
+# boot WORK LOG: one machine.
+boot() {
+    local work=$1 log=$2 watcher
     QEMU_STATUS=0
     say "booting"
     if [[ $MODE == shell ]]; then
         run_qemu "$work" shell "stdio,mux=on,signal=off,logfile=$log" || QEMU_STATUS=$?
-    else
-        # With pipefail, what fails here is QEMU.
-        run_qemu "$work" "$MODE" stdio timeout --foreground "$LIMIT" </dev/null 2>&1 |
-            transcript | tee "$log" | readable || QEMU_STATUS=$?
+        return
     fi
+    rm -f "$work/pid"
+    watch "$work" >/dev/null 2>&1 &
+    watcher=$!
+    # With pipefail, what fails here is QEMU.
+    run_qemu "$work" "$MODE" stdio timeout --foreground "$LIMIT" </dev/null 2>&1 |
+        transcript | tee -a "$log" | readable || QEMU_STATUS=$?
+    kill "$watcher" 2>/dev/null || true
+}
+
+# without_result RESULTS: the scenarios that have neither passed nor failed, in their order.
+without_result() {
+    local name
+    for name in "${SCENARIOS[@]}"; do
+        grep -qE "^(PASS $name \(|FAIL $name:)" "$1" || echo "$name"
+    done
 }
 
 # Leaves out what Xen and the guests' firmware say, except panics, unless it has been asked for: the log has it.
@@ -36,8 +65,12 @@ show_end() {
     fi
 }
 
-# How the machine ended, if it was not dom0 that ended it; else nothing.
+# crash WORK: how the machine ended, if it was not dom0 that ended it; else nothing.
 crash() {
+    if stood_still "$1"; then
+        echo "the emulated machine stood still for $STILL s"
+        return
+    fi
     case $QEMU_STATUS in
         "$QEMU_STOPPED") ;;
         "$TIMED_OUT") echo "not finished after $LIMIT s" ;;
@@ -45,19 +78,20 @@ crash() {
     esac
 }
 
-# verdict RESULTS: the exit status of the run.
+# verdict WORK: the exit status of the run.
 verdict() {
+    local trouble
+    trouble=$(crash "$1")
     if [[ $MODE == scenario ]]; then
-        judge_scenarios "$1"
+        judge_scenarios "$1/results" "$trouble"
     else
-        judge_commands "$1"
+        judge_commands "$1/results" "$trouble"
     fi
 }
 
 judge_commands() {
-    local status trouble
+    local status trouble=$2
     status=$(sed -n 's/^status \([0-9]*\)\r*$/\1/p' "$1")
-    trouble=$(crash)
     if [[ -n $trouble || -z $status ]]; then
         show_end
         die "${trouble:-dom0 has reported no status}"
@@ -66,8 +100,7 @@ judge_commands() {
 }
 
 judge_scenarios() {
-    local name passed=0 failed=0 trouble
-    trouble=$(crash)
+    local name passed=0 failed=0 trouble=$2
     [[ -z $trouble ]] || show_end
     for name in "${SCENARIOS[@]}"; do
         if grep -q "^PASS $name (" "$1"; then
