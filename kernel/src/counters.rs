@@ -2,7 +2,7 @@
 
 use core::sync::atomic::AtomicU64;
 
-pub use vd_rt::counters::{HYPERCALLS, SLEEPS, STRAY_EVENTS, UPCALLS, add, get};
+pub use vd_rt::counters::{ALLOCATIONS, HYPERCALLS, SLEEPS, STRAY_EVENTS, UPCALLS, add, get};
 
 /// Frames of the guest mapped, ever.
 pub static FRAMES_MAPPED: AtomicU64 = AtomicU64::new(0);
@@ -32,9 +32,11 @@ pub static POSTED_WRITES: AtomicU64 = AtomicU64::new(0);
 pub static POSTED_CORRUPT: AtomicU64 = AtomicU64::new(0);
 /// Looks at polled queues in vain after which others got a turn on the CPU.
 pub static YIELDS: AtomicU64 = AtomicU64::new(0);
+/// Blocks of the heap that were asked for while devices had their turn: none, once a device has seen each kind of work.
+pub static PASS_ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
 /// The counters above, and the runtime's, with their names in status reports.
-pub static NAMED: [(&str, &AtomicU64); 17] = [
+pub static NAMED: [(&str, &AtomicU64); 19] = [
     ("interrupts-taken", &UPCALLS),
     ("stray-events", &STRAY_EVENTS),
     ("sleeps", &SLEEPS),
@@ -52,4 +54,6 @@ pub static NAMED: [(&str, &AtomicU64); 17] = [
     ("posted-writes", &POSTED_WRITES),
     ("posted-corrupt", &POSTED_CORRUPT),
     ("yields", &YIELDS),
+    ("allocations", &ALLOCATIONS),
+    ("allocations-in-passes", &PASS_ALLOCATIONS),
 ];

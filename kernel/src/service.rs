@@ -330,7 +330,10 @@ impl Service {
         events::mark(Happened::XENSTORE);
         let stop = loop {
             let happened = events::take();
+            let allocations = counters::get(&counters::ALLOCATIONS);
             let mut more = guest.pass();
+            let allocated = counters::get(&counters::ALLOCATIONS).wrapping_sub(allocations);
+            counters::add(&counters::PASS_ALLOCATIONS, allocated);
             if happened.contains(Happened::XENSTORE) || self.vbds.is_due() || self.vifs.is_due() {
                 let mut waited = false;
                 if self.news(Some(&mut bus)).shutdown {

@@ -24,7 +24,8 @@ settled() {
 
 has_probed() { (($(grep -ac "^guest: probe $1 " "$(console posts)") > 0)); }
 
-COUNTERS=(doorbells register-reads register-writes posted-writes hypercall-41 hypercall-13 hypercall-32)
+COUNTERS=(doorbells register-reads register-writes posted-writes hypercall-41 hypercall-13 hypercall-32
+    allocations-in-passes frames-mapped)
 
 # probe SLOT DISK DOORBELL INTERRUPT: reads sectors one by one, and sets COST to what each counter grew by. Prints a row:
 # kicks, exits, the guest's hypercalls, the driver domain's (events, dm_ops, and multicalls of both; the look at the guest
@@ -48,6 +49,7 @@ probe() {
         "$(each "$exits")" 0.00 "$(each $((COST[4] + COST[5] + COST[6])))" \
         "$(sed -n "s/^guest: probe $disk .*: \(.*\) thousand cycles.*/\1/p" "$(console posts)")" | tee -a /run/hvm-latency
     assert_eq "$kicks" "$REQUESTS" "kicks"
+    assert_eq "${COST[*]:7}" "0 0" "blocks of heap, and frames mapped"
 }
 
 step "a window where writes are posted needs the place of the VGA card"

@@ -1,37 +1,45 @@
 //! The control plane over a fake xenstore daemon: a toolstack and a back end that behave, and that do not.
 
 use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 use proptest::prelude::*;
 use vd_blk::later::{AsyncBackend, Job, Operation};
 use vd_blkif::handshake::{MAX_ATTEMPTS, Phase};
-use vd_blkif::test_util::{Cut, FakeBackend, FakePlatform};
-use vd_blkif::{Config, Disk, Notice, Vbd, vbd};
-use vd_xenbus::test_util::{FakePage, FakeSignal, FakeXenstored};
+use vd_blkif::test_util::{Cut, FakeBackend, FakePlatform, FakeXenbus};
+use vd_blkif::{Config, Disk, Notice, vbd};
+use vd_xenbus::Op;
 use vd_xenbus::wire::Header;
-use vd_xenbus::{Op, RingTransport, Xenstore};
 
 const FRONT: &str = "/local/domain/5/device/vbd/51712";
 const BACK: &str = "/local/domain/3/backend/vbd/5/51712";
 const SECTORS: usize = 64;
 
 struct World {
-    store: Xenstore<RingTransport<Rc<FakePage>, FakeSignal>>,
-    daemon: Rc<RefCell<FakeXenstored>>,
+    bus: FakeXenbus,
     platform: FakePlatform,
     disk: Disk<FakePlatform>,
-    vbd: Vbd,
     backend: FakeBackend,
-    notices: Vec<Notice>,
+}
+
+impl Deref for World {
+    type Target = FakeXenbus;
+
+    fn deref(&self) -> &FakeXenbus {
+        &self.bus
+    }
+}
+
+impl DerefMut for World {
+    fn deref_mut(&mut self) -> &mut FakeXenbus {
+        &mut self.bus
+    }
 }
 
 impl World {
     /// A device as the toolstack makes it; the back end is not there yet.
     fn new() -> Self {
-        let page = Rc::new(FakePage::new());
-        let daemon = Rc::new(RefCell::new(FakeXenstored::new(page.clone(), 5)));
-        let signal = FakeSignal::new(daemon.clone());
         let config = Config {
             data_pages: 32,
             list_pages: 2,
@@ -40,16 +48,13 @@ impl World {
         };
         let platform = FakePlatform::new(config.pages());
         let mut world = Self {
-            store: Xenstore::new(RingTransport::attach(page, signal)),
-            daemon,
+            bus: FakeXenbus::new::<Disk<FakePlatform>>("vbd", 51712),
             disk: Disk::new(platform.clone(), config).unwrap(),
-            vbd: Vbd::of::<Disk<FakePlatform>>(51712),
             backend: FakeBackend::new(&platform, 3, SECTORS),
             platform,
-            notices: Vec::new(),
         };
         world.make(3, BACK);
-        world.vbd.watch(&mut world.store).unwrap();
+        world.bus.control.watch(&mut world.bus.store).unwrap();
         world.run();
         world
     }
@@ -63,56 +68,20 @@ impl World {
     }
 
     fn make(&mut self, domain: u16, back: &str) {
-        let domain = domain.to_string();
-        for (path, value) in [
-            (format!("{FRONT}/backend"), back),
-            (format!("{FRONT}/backend-id"), &domain),
-            (format!("{FRONT}/virtual-device"), "51712"),
-            (format!("{back}/frontend"), FRONT),
-            (format!("{back}/online"), "1"),
-            (format!("{back}/state"), "1"),
-            (format!("{FRONT}/state"), "1"),
-        ] {
-            self.daemon.borrow_mut().set(&path, value.as_bytes());
-        }
+        self.bus.make(domain, back, ("virtual-device", "51712"));
     }
 
     fn run(&mut self) {
-        while self.store.next_watch().unwrap().is_some_and(|event| {
-            assert!(self.vbd.is_mine(&event));
-            true
-        }) {}
-        let notices = &mut self.notices;
-        let result = self
-            .vbd
-            .run(&mut self.store, &mut self.disk, &mut |notice| {
-                notices.push(notice)
-            });
-        result.unwrap();
+        self.bus.run(&mut self.disk);
+    }
+
+    fn try_run(&mut self) -> Result<(), vd_xenbus::Error> {
+        let (bus, disk) = (&mut self.bus, &mut self.disk);
+        bus.control.run(&mut bus.store, disk, &mut |_| ())
     }
 
     fn shut_down(&mut self) -> bool {
-        let result = self
-            .vbd
-            .shut_down(&mut self.store, &mut self.disk, &mut |_| {});
-        result.unwrap()
-    }
-
-    fn back(&mut self, name: &str, value: &str) {
-        let path = format!("{BACK}/{name}");
-        self.daemon.borrow_mut().set(&path, value.as_bytes());
-    }
-
-    fn front(&self, name: &str) -> Option<String> {
-        let value = self.daemon.borrow().get(&format!("{FRONT}/{name}"));
-        value.map(|value| String::from_utf8(value).unwrap())
-    }
-
-    fn number(&self, name: &str) -> u32 {
-        self.front(name)
-            .unwrap_or_else(|| panic!("{name}"))
-            .parse()
-            .unwrap()
+        self.bus.shut_down(&mut self.disk)
     }
 
     /// The back end says what it can, and is ready for the front end.
@@ -215,9 +184,12 @@ impl World {
 #[test]
 fn from_the_first_node_to_the_first_request() {
     let mut world = World::new();
-    assert_eq!((world.vbd.phase(), world.is_clean()), (Phase::Down, true));
+    assert_eq!(
+        (world.bus.control.phase(), world.is_clean()),
+        (Phase::Down, true)
+    );
     world.offer();
-    assert_eq!(world.vbd.phase(), Phase::Offered);
+    assert_eq!(world.bus.control.phase(), Phase::Offered);
     assert_eq!(world.front("protocol").unwrap(), "x86_64-abi");
     assert_eq!(world.front("feature-persistent").unwrap(), "1");
     let rings = world.rings();
@@ -317,7 +289,11 @@ fn states_that_are_passed_over() {
     world.back("state", "6");
     world.run();
     assert_eq!(world.front("state").unwrap(), "6");
-    assert_eq!(world.vbd.phase(), Phase::Closing, "it has the rings still");
+    assert_eq!(
+        world.bus.control.phase(),
+        Phase::Closing,
+        "it has the rings still"
+    );
     assert_eq!(world.disk.counters().lost, 1);
 }
 
@@ -366,18 +342,28 @@ fn closing_in_good_order() {
     world.back("state", "5");
     world.run();
     assert_eq!(
-        (world.vbd.phase(), world.front("state").unwrap().as_str()),
+        (
+            world.bus.control.phase(),
+            world.front("state").unwrap().as_str()
+        ),
         (Phase::Draining, "5")
     );
     world.start(Operation::Write, 2);
     assert_eq!(world.backend.take(), 0, "nothing more is sent");
     world.run();
-    assert_eq!(world.vbd.phase(), Phase::Draining, "a request is under way");
+    assert_eq!(
+        world.bus.control.phase(),
+        Phase::Draining,
+        "a request is under way"
+    );
     world.backend.serve(0);
     assert_eq!(world.ended(), [(1, true)]);
     world.run();
     assert_eq!(
-        (world.vbd.phase(), world.front("state").unwrap().as_str()),
+        (
+            world.bus.control.phase(),
+            world.front("state").unwrap().as_str()
+        ),
         (Phase::Closing, "6")
     );
     assert!(!world.is_clean());
@@ -388,7 +374,10 @@ fn closing_in_good_order() {
     world.run();
     assert!(world.is_clean());
     assert_eq!(
-        (world.vbd.phase(), world.front("state").unwrap().as_str()),
+        (
+            world.bus.control.phase(),
+            world.front("state").unwrap().as_str()
+        ),
         (Phase::Down, "6")
     );
     let expected = [Notice::Closing, Notice::Disconnected { in_order: true }];
@@ -403,7 +392,7 @@ fn closing_from_this_side() {
     world.start(Operation::Write, 1);
     world.backend.take();
     assert!(!world.shut_down());
-    assert_eq!(world.vbd.phase(), Phase::Draining);
+    assert_eq!(world.bus.control.phase(), Phase::Draining);
     assert_eq!(world.front("state").unwrap(), "5");
     world.start(Operation::Write, 2);
     assert_eq!(world.backend.take(), 0, "nothing more is sent");
@@ -412,7 +401,7 @@ fn closing_from_this_side() {
     world.backend.serve(0);
     assert_eq!(world.ended(), [(1, true)]);
     assert!(!world.shut_down(), "the back end has the rings");
-    assert_eq!(world.vbd.phase(), Phase::Closing);
+    assert_eq!(world.bus.control.phase(), Phase::Closing);
     assert_eq!(world.front("state").unwrap(), "6");
     world.backend.cut(Cut::Closed, |_| false);
     world.back("state", "6");
@@ -458,7 +447,10 @@ fn row39_a_back_end_in_another_domain() {
     world.daemon.borrow_mut().remove(BACK);
     world.backend.cut(Cut::Died, |_| false);
     world.run();
-    assert_eq!((world.vbd.phase(), world.is_clean()), (Phase::Down, true));
+    assert_eq!(
+        (world.bus.control.phase(), world.is_clean()),
+        (Phase::Down, true)
+    );
     assert_eq!(
         world.notices.last(),
         Some(&Notice::Disconnected { in_order: false })
@@ -467,7 +459,7 @@ fn row39_a_back_end_in_another_domain() {
     world.run();
     world.make(9, OTHER);
     world.run();
-    assert_eq!(world.vbd.phase(), Phase::Down);
+    assert_eq!(world.bus.control.phase(), Phase::Down);
     world.backend.domain = 9;
     for (name, value) in [("sectors", "64"), ("state", "2")] {
         world
@@ -505,7 +497,7 @@ fn row39_a_device_that_is_made_anew() {
     world.make(3, BACK);
     world.back("state", "2");
     world.run();
-    assert_eq!(world.vbd.phase(), Phase::Offered);
+    assert_eq!(world.bus.control.phase(), Phase::Offered);
     world.accept();
     world.backend.serve_all();
     assert_eq!(world.ended(), [(1, true)]);
@@ -536,14 +528,21 @@ fn row38_a_back_end_that_does_not_let_go_in_time() {
     world.works();
     world.daemon.borrow_mut().remove(BACK);
     world.run();
-    assert_eq!(world.vbd.phase(), Phase::Closing);
+    assert_eq!(world.bus.control.phase(), Phase::Closing);
     for _ in 0..3 {
         world.run();
-        assert_eq!(world.vbd.phase(), Phase::Closing, "its pages are mapped");
+        assert_eq!(
+            world.bus.control.phase(),
+            Phase::Closing,
+            "its pages are mapped"
+        );
     }
     world.backend.unmap();
     world.run();
-    assert_eq!((world.vbd.phase(), world.is_clean()), (Phase::Down, true));
+    assert_eq!(
+        (world.bus.control.phase(), world.is_clean()),
+        (Phase::Down, true)
+    );
 }
 
 #[test]
@@ -573,7 +572,7 @@ fn row37_a_back_end_that_never_works() {
     for _ in 0..3 * MAX_ATTEMPTS {
         world.back("state", "2");
         world.run();
-        if world.vbd.phase() != Phase::Offered {
+        if world.bus.control.phase() != Phase::Offered {
             break;
         }
         connections += 1;
@@ -618,7 +617,7 @@ fn row39_the_disk_changes_its_size() {
         world.notices[1..],
         [Notice::Resized(128), Notice::Resized(32)]
     );
-    assert_eq!(world.vbd.phase(), Phase::Up);
+    assert_eq!(world.bus.control.phase(), Phase::Up);
 }
 
 const HOSTILE: [&[u8]; 14] = [
@@ -669,7 +668,7 @@ fn row37_values_that_make_no_sense() {
             assert!(rings.iter().all(|ring| [1, 2, 4].contains(&ring.len())));
             world.accept_with(&path, value);
             let properties = *world.disk.properties();
-            match world.vbd.phase() {
+            match world.bus.control.phase() {
                 Phase::Up => {
                     assert!(properties.sector_size.is_power_of_two());
                     assert!(properties.sectors.checked_mul(512).is_some());
@@ -736,7 +735,7 @@ fn row37_a_back_end_that_is_nowhere() {
             world.back("state", "2");
             world.run();
             assert_eq!(
-                (world.vbd.phase(), world.is_clean()),
+                (world.bus.control.phase(), world.is_clean()),
                 (Phase::Down, true),
                 "{name}"
             );
@@ -754,7 +753,7 @@ fn row37_a_back_end_that_is_nowhere() {
         .borrow_mut()
         .set(&format!("{FRONT}/backend"), long.as_bytes());
     world.run();
-    assert_eq!(world.vbd.phase(), Phase::Down);
+    assert_eq!(world.bus.control.phase(), Phase::Down);
 }
 
 /// Nodes that this domain may not read count as not there.
@@ -764,7 +763,7 @@ fn row37_nodes_of_somebody_else() {
     world.daemon.borrow_mut().forbidden.push(BACK.into());
     world.back("state", "2");
     world.run();
-    assert_eq!(world.vbd.phase(), Phase::Down);
+    assert_eq!(world.bus.control.phase(), Phase::Down);
     world.daemon.borrow_mut().forbidden.clear();
     world.run();
     world.accept();
@@ -782,9 +781,7 @@ fn row37_transactions_that_collide() {
     let mut world = World::new();
     world.daemon.borrow_mut().collisions = u32::MAX;
     world.back("state", "2");
-    let result = world
-        .vbd
-        .run(&mut world.store, &mut world.disk, &mut |_| ());
+    let result = world.try_run();
     assert!(result.is_err());
     world.daemon.borrow_mut().collisions = 0;
     world.run();
@@ -816,9 +813,7 @@ fn row34_row37_every_call_fails_once() {
             };
             [&header.encode()[..], payload].concat()
         }));
-        let first = world
-            .vbd
-            .run(&mut world.store, &mut world.disk, &mut |_| ());
+        let first = world.try_run();
         let calls = *count.borrow();
         if calls <= failing {
             assert!(first.is_ok() && failing > 20, "{failing} calls were tried");
@@ -843,7 +838,10 @@ fn row38_no_room_for_a_connection() {
     world.platform.0.borrow_mut().grant_limit = 10;
     world.offer();
     assert_eq!(world.notices, [Notice::NoRoom]);
-    assert_eq!((world.vbd.phase(), world.is_clean()), (Phase::Down, true));
+    assert_eq!(
+        (world.bus.control.phase(), world.is_clean()),
+        (Phase::Down, true)
+    );
     assert_eq!(world.front("state").unwrap(), "1");
     world.platform.0.borrow_mut().grant_limit = usize::MAX;
     world.run();
@@ -933,7 +931,7 @@ proptest! {
                 _ => {}
             }
             taken -= world.ended().len() as u16;
-            if world.vbd.phase() == Phase::Down {
+            if world.bus.control.phase() == Phase::Down {
                 assert!(world.is_clean());
             }
         }
@@ -943,7 +941,7 @@ proptest! {
             world.platform.0.borrow_mut().unmap_all();
             world.run();
         }
-        assert_eq!((world.vbd.phase(), world.is_clean()), (Phase::Down, true));
+        assert_eq!((world.bus.control.phase(), world.is_clean()), (Phase::Down, true));
         world.make(3, BACK);
         world.offer();
         world.accept();

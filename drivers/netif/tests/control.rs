@@ -2,89 +2,58 @@
 
 mod common;
 
-use std::cell::RefCell;
-use std::rc::Rc;
+use std::ops::{Deref, DerefMut};
 
 use common::net::{all, ethernet, mac};
 use common::{FAR, Rig};
 use vd_net::header::NetHeader;
 use vd_netif::Uplink;
-use vd_netif::test_util::{FakeBackend, FakePlatform, RingName};
+use vd_netif::test_util::{FakeBackend, FakePlatform, FakeXenbus, RingName};
 use vd_pv::handshake::{MAX_ATTEMPTS, Phase};
-use vd_pv::{Control, Notice, control};
-use vd_xenbus::test_util::{FakePage, FakeSignal, FakeXenstored};
-use vd_xenbus::{RingTransport, Xenstore};
+use vd_pv::{Notice, control};
 
 const FRONT: &str = "/local/domain/5/device/vif/0";
 const BACK: &str = "/local/domain/3/backend/vif/5/0";
 
 struct Net {
-    store: Xenstore<RingTransport<Rc<FakePage>, FakeSignal>>,
-    daemon: Rc<RefCell<FakeXenstored>>,
+    bus: FakeXenbus,
     rig: Rig,
-    control: Control,
-    notices: Vec<Notice>,
+}
+
+impl Deref for Net {
+    type Target = FakeXenbus;
+
+    fn deref(&self) -> &FakeXenbus {
+        &self.bus
+    }
+}
+
+impl DerefMut for Net {
+    fn deref_mut(&mut self) -> &mut FakeXenbus {
+        &mut self.bus
+    }
 }
 
 impl Net {
     /// A device as the toolstack makes it; the back end is not there yet.
     fn new() -> Self {
-        let page = Rc::new(FakePage::new());
-        let daemon = Rc::new(RefCell::new(FakeXenstored::new(page.clone(), 5)));
-        let signal = FakeSignal::new(daemon.clone());
         let mut net = Self {
-            store: Xenstore::new(RingTransport::attach(page, signal)),
-            daemon,
+            bus: FakeXenbus::new::<Uplink<FakePlatform>>("vif", 0),
             rig: Rig::unconnected(all(), all()),
-            control: Control::of::<Uplink<FakePlatform>>(0),
-            notices: vec![],
         };
         net.make();
-        net.control.watch(&mut net.store).unwrap();
+        net.bus.control.watch(&mut net.bus.store).unwrap();
         net.run();
         net
     }
 
     fn make(&mut self) {
-        for (path, value) in [
-            (format!("{FRONT}/backend"), BACK),
-            (format!("{FRONT}/backend-id"), "3"),
-            (format!("{FRONT}/mac"), "00:16:3e:aa:bb:cc"),
-            (format!("{BACK}/frontend"), FRONT),
-            (format!("{BACK}/online"), "1"),
-            (format!("{BACK}/state"), "1"),
-            (format!("{FRONT}/state"), "1"),
-        ] {
-            self.daemon.borrow_mut().set(&path, value.as_bytes());
-        }
+        self.bus.make(3, BACK, ("mac", "00:16:3e:aa:bb:cc"));
     }
 
     fn run(&mut self) {
-        while self.store.next_watch().unwrap().is_some_and(|event| {
-            assert!(self.control.is_mine(&event));
-            true
-        }) {}
-        let notices = &mut self.notices;
-        let uplink = &mut self.rig.uplink;
-        self.control
-            .run(&mut self.store, uplink, &mut |notice| notices.push(notice))
-            .unwrap();
+        self.bus.run(&mut self.rig.uplink);
         self.rig.run();
-    }
-
-    fn back(&mut self, name: &str, value: &str) {
-        let path = format!("{BACK}/{name}");
-        self.daemon.borrow_mut().set(&path, value.as_bytes());
-    }
-
-    fn front(&self, name: &str) -> Option<String> {
-        let value = self.daemon.borrow().get(&format!("{FRONT}/{name}"));
-        value.map(|value| String::from_utf8(value).unwrap())
-    }
-
-    fn number(&self, name: &str) -> u32 {
-        let value = self.front(name).unwrap_or_else(|| panic!("{name}"));
-        value.parse().unwrap()
     }
 
     /// The back end says what it can, and is ready for the front end.
@@ -183,7 +152,7 @@ fn both_ends_find_one_another() {
         queues: 1,
     };
     assert_eq!(net.notices, [notice]);
-    let address = net.rig.uplink.address(&mut net.store.view()).unwrap();
+    let address = net.rig.uplink.address(&mut net.bus.store.view()).unwrap();
     assert_eq!(address, Some([0, 0x16, 0x3e, 0xaa, 0xbb, 0xcc]));
     net.works();
 }
@@ -397,10 +366,7 @@ fn a_back_end_that_works_for_long_may_be_wrong_now_and_then() {
 #[test]
 fn the_end_of_the_domain_closes_it() {
     let mut net = Net::connected();
-    let shut_down = |net: &mut Net| {
-        let (store, uplink) = (&mut net.store, &mut net.rig.uplink);
-        net.control.shut_down(store, uplink, &mut |_| ()).unwrap()
-    };
+    let shut_down = |net: &mut Net| net.bus.shut_down(&mut net.rig.uplink);
     assert!(!shut_down(&mut net));
     assert!(!net.rig.uplink.is_up());
     net.back("state", "5");

@@ -11,6 +11,8 @@ pub static UPCALLS: AtomicU64 = AtomicU64::new(0);
 pub static STRAY_EVENTS: AtomicU64 = AtomicU64::new(0);
 /// Times that the domain went to sleep.
 pub static SLEEPS: AtomicU64 = AtomicU64::new(0);
+/// Blocks of the heap that were asked for.
+pub static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
 /// Hypercalls by number.
 pub static HYPERCALLS: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];

@@ -14,4 +14,4 @@
 mod backend;
 
 pub use backend::{Cut, FakeBackend, Pending};
-pub use vd_pv::test_util::{FakePlatform, Memory};
+pub use vd_pv::test_util::{FakePlatform, FakeXenbus, Memory};

@@ -14,7 +14,7 @@
 mod backend;
 
 pub use backend::{FakeBackend, Received, RingName};
-pub use vd_pv::test_util::{FakePlatform, Memory};
+pub use vd_pv::test_util::{FakePlatform, FakeXenbus, Memory};
 
 use crate::pages::FramePages;
 

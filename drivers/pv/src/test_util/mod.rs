@@ -1,5 +1,5 @@
-//! For tests: a platform whose pages, grants and event channels are plain data, and a C compiler that is asked what Xen's
-//! headers say.
+//! For tests: a platform whose pages, grants and event channels are plain data, a device in a fake xenstore, and a C compiler
+//! that is asked what Xen's headers say.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,6 +12,8 @@
 
 mod headers;
 mod platform;
+mod xenbus;
 
 pub use headers::{Answers, ask_c, hex};
 pub use platform::{FakePlatform, Memory};
+pub use xenbus::FakeXenbus;

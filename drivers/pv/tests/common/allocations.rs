@@ -27,6 +27,6 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// How often this thread has allocated so far.
-pub fn so_far() -> u64 {
+pub(crate) fn so_far() -> u64 {
     COUNT.get()
 }

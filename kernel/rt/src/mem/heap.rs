@@ -10,6 +10,7 @@ use linked_list_allocator::Heap;
 
 use super::frames::{self, FRAME};
 use crate::arch::IrqLock;
+use crate::counters;
 
 /// Bytes of heap: what the tables of most guests take.
 pub const HEAP_BYTES: u64 = 2 << 20;
@@ -54,6 +55,7 @@ fn grow(pieces: &mut [Heap; PIECES], bytes: usize) -> Option<&mut Heap> {
 // every operation on it exclusive.
 unsafe impl GlobalAlloc for Global {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        counters::add(&counters::ALLOCATIONS, 1);
         let block = self.0.with(|pieces| {
             let mut there = pieces.iter_mut();
             let block = there.find_map(|piece| piece.allocate_first_fit(layout).ok());
