@@ -2,7 +2,9 @@
 
 use core::sync::atomic::AtomicU64;
 
-pub use vd_rt::counters::{ALLOCATIONS, HYPERCALLS, SLEEPS, STRAY_EVENTS, UPCALLS, add, get};
+pub use vd_rt::counters::{
+    ALLOCATIONS, ENTRY_CYCLES, HYPERCALLS, SLEEPS, STRAY_EVENTS, UPCALLS, add, get,
+};
 
 /// Frames of the guest mapped, ever.
 pub static FRAMES_MAPPED: AtomicU64 = AtomicU64::new(0);
@@ -34,9 +36,16 @@ pub static POSTED_CORRUPT: AtomicU64 = AtomicU64::new(0);
 pub static YIELDS: AtomicU64 = AtomicU64::new(0);
 /// Blocks of the heap that were asked for while devices had their turn: none, once a device has seen each kind of work.
 pub static PASS_ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+/// Cycles of the time stamp counter from the image's entry until it waits for a description.
+pub static BOOT_CYCLES: AtomicU64 = AtomicU64::new(0);
+/// The same from a description until its guest can run.
+pub static ATTACH_CYCLES: AtomicU64 = AtomicU64::new(0);
 
 /// The counters above, and the runtime's, with their names in status reports.
-pub static NAMED: [(&str, &AtomicU64); 19] = [
+pub static NAMED: [(&str, &AtomicU64); 22] = [
+    ("cycles-at-entry", &ENTRY_CYCLES),
+    ("cycles-to-boot", &BOOT_CYCLES),
+    ("cycles-to-attach", &ATTACH_CYCLES),
     ("interrupts-taken", &UPCALLS),
     ("stray-events", &STRAY_EVENTS),
     ("sleeps", &SLEEPS),

@@ -15,6 +15,7 @@ use vd_kernel_core::cmdline::Options;
 use vd_kernel_core::description::{self, Description};
 use xen_hypercall::sched::ShutdownReason;
 
+use crate::arch;
 use crate::control::{self, Operator, Request};
 use crate::counters;
 use crate::dm::bus::Bus;
@@ -78,6 +79,8 @@ pub fn run(store: Store, modules: &[Module], options: &Options) -> ! {
             log::error!("watching {path}: {error}");
         }
     }
+    let cycles = arch::tsc().wrapping_sub(counters::get(&counters::ENTRY_CYCLES));
+    counters::add(&counters::BOOT_CYCLES, cycles);
     service.tell(State::Waiting);
     let stop = match service.wait_for_guest() {
         Ok((guest, bus)) => service.serve(guest, bus),
@@ -231,6 +234,7 @@ impl Service {
         // What a former attempt has said is not true any more.
         let _ = self.store.write(keys::STATUS_ERROR, b"");
         self.tell(State::Attaching);
+        let began = arch::tsc();
         let description = description::read(&mut self.store);
         let attached = description.and_then(|it| {
             self.connect_disks(&it)?;
@@ -260,6 +264,7 @@ impl Service {
                     );
                 }
                 log::info!("guest {} attached, {} vCPUs", guest.id(), guest.vcpus());
+                counters::add(&counters::ATTACH_CYCLES, arch::tsc().wrapping_sub(began));
                 self.tell(State::Ready);
                 Some((guest, bus))
             }

@@ -11,6 +11,8 @@ pub static UPCALLS: AtomicU64 = AtomicU64::new(0);
 pub static STRAY_EVENTS: AtomicU64 = AtomicU64::new(0);
 /// Times that the domain went to sleep.
 pub static SLEEPS: AtomicU64 = AtomicU64::new(0);
+/// The time stamp counter when the image was entered: Xen begins at about 0 when it makes the domain.
+pub static ENTRY_CYCLES: AtomicU64 = AtomicU64::new(0);
 /// Blocks of the heap that were asked for.
 pub static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 

@@ -10,7 +10,8 @@ use xen_hypercall::sched::ShutdownReason;
 use xen_hypercall::version;
 use xen_hypercall::{DomId, EvtchnPort};
 
-use crate::arch::{gdt, idt, lapic};
+use crate::arch::{self, gdt, idt, lapic};
+use crate::counters;
 use crate::image::{Boot, image_name, image_start};
 use crate::log;
 use crate::mem::{frames, heap, space};
@@ -33,6 +34,7 @@ impl PhysRead for LowMemory {
 /// Called by the boot path, with the physical address of `hvm_start_info`.
 #[unsafe(no_mangle)]
 extern "C" fn kernel_entry(start_info: u64) -> ! {
+    counters::add(&counters::ENTRY_CYCLES, arch::tsc());
     // SAFETY: this is the only call, on the boot CPU, with interrupts masked.
     unsafe {
         gdt::init();
