@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Measures the driver domain's disks beside QEMU's and Xen's PV disk, in one guest under nested Xen; prints tables and
-# writes them to docs/performance.md.
+# Measures the driver domain's disks beside QEMU's and Xen's PV disk, and its network devices beside Xen's PV interface, each
+# in one guest under nested Xen; prints tables and writes them to docs/performance.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 usage() {
     cat <<'END'
-Usage: ./bench.sh [--rounds N] [--seconds N] [--print]
+Usage: ./bench.sh [--only disks|nets] [--rounds N] [--seconds N] [--print]
   --rounds N    measure each load N times (default: 5)
   --seconds N   for so long on each disk (default: 2)
+  --only KIND   disks, or nets, instead of both
   --print       print the tables, and leave docs/performance.md as it is
 It takes about three minutes and another three for each round. Nothing else should run on the machine.
 END
@@ -22,11 +23,16 @@ number() {
     echo "$1"
 }
 
-ROUNDS=5 EACH=2 WRITE=1
+ROUNDS=5 EACH=2 WRITE=1 KINDS=(disks nets)
 while (($#)); do
     case $1 in
         --rounds) ROUNDS=$(number "${2-}") && shift ;;
         --seconds) EACH=$(number "${2-}") && shift ;;
+        --only)
+            [[ ${2-} == disks || ${2-} == nets ]] || { usage >&2 && exit 2; }
+            KINDS=("$2")
+            shift
+            ;;
         --print) WRITE=0 ;;
         --help) usage && exit ;;
         *) usage >&2 && exit 2 ;;
@@ -55,13 +61,25 @@ replace() {
     rm "$LOG.md"
 }
 
-./run-qemu.sh --timeout 7200 --keep-log "$LOG" \
-    --exec "VD_BENCH_ROUNDS=$ROUNDS VD_BENCH_SECONDS=$EACH bash /lab/run-scenario.sh disks"
-for name in counts times; do
-    [[ -n $(table $name) ]] || {
-        echo "bench.sh: the log has no table \"$name\"" >&2
-        exit 1
-    }
-    ((!WRITE)) || replace $name
+# measure KIND TABLE...: boots a machine for it.
+measure() {
+    local kind=$1 name
+    shift
+    ./run-qemu.sh --timeout 7200 --keep-log "$LOG" \
+        --exec "VD_BENCH_ROUNDS=$ROUNDS VD_BENCH_SECONDS=$EACH bash /lab/run-scenario.sh $kind"
+    for name; do
+        [[ -n $(table "$name") ]] || {
+            echo "bench.sh: the log has no table \"$name\"" >&2
+            exit 1
+        }
+        ((!WRITE)) || replace "$name"
+    done
+}
+
+for kind in "${KINDS[@]}"; do
+    case $kind in
+        disks) measure disks counts times ;;
+        nets) measure nets "net counts" "net times" ;;
+    esac
 done
 ((!WRITE)) || echo "docs/performance.md has these tables"

@@ -11,6 +11,9 @@ SIZES=(4096 131072)
 # Depth, and how many are submitted at once.
 DEPTHS=('1 1' '4 1' '32 1' '32 16')
 
+# shellcheck source=lab/bench/counted.sh
+source /lab/scenarios/counted.sh
+
 # load MODE SIZE 'DEPTH BATCH' LIMIT NAME...: has the guest do it, and sets LINES to what each disk gave: "NAME REQUESTS
 # MICROSECONDS". Waits without work: dom0 has the same CPU as all others.
 load() {
@@ -28,41 +31,6 @@ load() {
     ((${#LINES[@]} == $# - 4)) || fail "$*: ${LINES[*]:-no result}"
 }
 
-# values: the driver domain's counters, as "NAME VALUE". It publishes them twice a second when it is idle.
-values() {
-    sleep 1.3
-    vdom stats bench
-}
-
-# grown NAME...: by how much those counters have grown, together.
-grown() {
-    awk -v names="$*" '
-        BEGIN { split(names, list); for (i in list) wanted[list[i]] = 1 }
-        FNR == NR { before[$1] = $2; next }
-        ($1 in wanted) { sum += $2 - before[$1] }
-        END { print sum + 0 }
-    ' /run/before /run/after
-}
-
-# traced DOMAIN EXITS...: of xenalyze's summary, how often a domain has left for one of these reasons (parts of their names).
-traced() {
-    local domain=$1
-    shift
-    awk -v domain="$domain" -v names="$*" '
-        $1 == "|--" { ours = ($3 == domain) }
-        ours && /VMEXIT_/ { for (i = split(names, list, " "); i; i--) if ($1 ~ list[i]) { sum += $2; break } }
-        END { print sum + 0 }
-    ' /run/analysis
-}
-
-# busy DOMAIN: microseconds that a domain has run for each request.
-busy() {
-    awk -v domain="$1" -v requests="$REQUESTS" '
-        $1 == "|--" { ours = ($3 == domain) }
-        ours && $1 == "full" && $2 == "run:" { printf "%d", $4 * 1000000 / requests }
-    ' /run/analysis
-}
-
 step "a guest with four disks of $MIB MiB"
 modprobe brd rd_nr=1 rd_size=$((MIB * 1024))
 # In the file system that is memory: one copy from QEMU to its page. Direct I/O of a guest's pages to a RAM disk fails.
@@ -71,8 +39,8 @@ truncate -s ${MIB}M /run/qemu.img
 cmdline="$(sed -n 's/^cmdline = "\(.*\)vd.job=.*/\1/p' /root/examples/guest.cfg)xen_emul_unplug=unnecessary vd.job=bench"
 # Reading the time stamp counter would be an exit, on a host that says nothing of its being invariant.
 expect_ok vdom create "$(guest_config bench bench "cmdline = \"$cmdline\""  'memory = 512' '-vdom_ramdisk' 'tsc_mode = "native"' \
-    "vdom_devices = [ \"type=blk,backend=ram:${MIB}M,serial=driver\",
-        \"type=blk,backend=ram:${MIB}M,serial=posted,doorbell=posted\" ]" \
+    "vdom_devices = [ \"type=blk,backend=ram:${MIB}M,serial=driver,doorbell=mmio\",
+        \"type=blk,backend=ram:${MIB}M,serial=posted\" ]" \
     'disk = [ "format=raw,vdev=xvda,access=rw,target=/dev/ram0" ]' \
     'device_model_args_hvm = [ "-drive", "file=/run/qemu.img,if=none,id=q,format=raw,cache=writeback,aio=threads",
         "-device", "virtio-blk-pci,drive=q,serial=qemu" ]')"
@@ -89,16 +57,7 @@ step "what one request costs, in counts, of $REQUESTS"
 for size in "${SIZES[@]}"; do
     for depth in "${DEPTHS[@]}"; do
         for disk in "${DISKS[@]}"; do
-            values >/run/before
-            # Exits and scheduling.
-            xentrace -D -e 0x000a1000 -S 1024 /run/trace >/run/xentrace.log 2>&1 &
-            tracer=$!
-            sleep 0.5
-            load randread "$size" "$depth" "ios=$REQUESTS" "$disk"
-            kill -INT $tracer
-            wait $tracer || true
-            values >/run/after
-            xenalyze -s /run/trace >/run/analysis 2>/dev/null
+            counted bench load randread "$size" "$depth" "ios=$REQUESTS" "$disk"
             printf '| %s KiB, depth %s | %s | %s | %s | %s | %s | %s | %s | %s |\n' $((size / 1024)) \
                 "${depth% *}$([[ $depth == *' 1' ]] || echo ", by ${depth#* }")" "$disk" \
                 "$(each "$(grown doorbells register-reads register-writes)")" \
@@ -131,32 +90,10 @@ for ((round = 1; round <= ROUNDS; round++)); do
     done
     step "round $round of $ROUNDS"
 done
-awk '
-    # Sorts the numbers of a list of words.
-    function sorted(words, list,   count, i, j, swap) {
-        count = split(words, list, " ")
-        for (i = 2; i <= count; i++)
-            for (j = i; j > 1 && list[j - 1] + 0 > list[j] + 0; j--) { swap = list[j]; list[j] = list[j - 1]; list[j - 1] = swap }
-        return count
-    }
-    { load = $1 " " $2 " " $3 " " $4; if (!(load in seen)) { seen[load] = 1; order[++loads] = load }
-      all[load, $5] = all[load, $5] " " $6 * 1000000 / $7 }
-    function cell(load, disk,   list, count) {
-        count = sorted(all[load, disk], list)
-        median[disk] = list[int((count + 1) / 2)]
-        return sprintf("%d (%d-%d)", median[disk], list[1], list[count])
-    }
-    END {
-        for (i = 1; i <= loads; i++) {
-            load = order[i]; split(load, part, " ")
-            row = sprintf("| %s, %d KiB, depth %d%s |", part[1] == "randread" ? "read" : "write", part[2] / 1024, part[3],
-                part[4] > 1 ? ", by " part[4] : "")
-            for (d = 1; d <= split("driver posted qemu pv", disks, " "); d++) row = row " " cell(load, disks[d]) " |"
-            best = median["posted"] > median["driver"] ? median["posted"] : median["driver"]
-            printf "%s %.2f | %.2f |\n", row, best / median["qemu"], best / median["pv"]
-        }
-    }
-' /run/times >/run/table
+awk -v OFS='\t' '{
+    load = ($1 == "randread" ? "read" : "write") ", " $2 / 1024 " KiB, depth " $3 ($4 > 1 ? ", by " $4 : "")
+    print load, $5, $6 * 1000000 / $7
+}' /run/times | medians "driver posted qemu pv" "driver,posted/qemu driver,posted/pv" >/run/table
 echo "BEGIN times"
 echo "| load | driver domain | posted | QEMU | PV | better of ours / QEMU | / PV |"
 echo "|---|---|---|---|---|---|---|"

@@ -1,0 +1,90 @@
+# shellcheck shell=bash
+# Helpers of the benches: what was counted while something ran, and tables of what was timed. Rates are for each of REQUESTS.
+
+# values GUEST: its driver domain's counters, as "NAME VALUE". It publishes them twice a second when it is idle.
+values() {
+    sleep 1.3
+    vdom stats "$1"
+}
+
+# counted GUEST COMMAND...: what its driver domain counts, and what Xen traces of all domains, while the command runs.
+counted() {
+    local guest=$1 tracer
+    shift
+    values "$guest" >/run/before
+    # Exits and scheduling.
+    xentrace -D -e 0x000a1000 -S 1024 /run/trace >/run/xentrace.log 2>&1 &
+    tracer=$!
+    sleep 0.5
+    "$@"
+    kill -INT $tracer
+    wait $tracer || true
+    values "$guest" >/run/after
+    xenalyze -s /run/trace >/run/analysis 2>/dev/null
+}
+
+# grown NAME...: by how much those counters have grown, together.
+grown() {
+    awk -v names="$*" '
+        BEGIN { split(names, list); for (i in list) wanted[list[i]] = 1 }
+        FNR == NR { before[$1] = $2; next }
+        ($1 in wanted) { sum += $2 - before[$1] }
+        END { print sum + 0 }
+    ' /run/before /run/after
+}
+
+# traced DOMAIN EXITS...: of xenalyze's summary, how often a domain has left for one of these reasons (parts of their names).
+traced() {
+    local domain=$1
+    shift
+    awk -v domain="$domain" -v names="$*" '
+        $1 == "|--" { ours = ($3 == domain) }
+        ours && /VMEXIT_/ { for (i = split(names, list, " "); i; i--) if ($1 ~ list[i]) { sum += $2; break } }
+        END { print sum + 0 }
+    ' /run/analysis
+}
+
+# busy DOMAIN: microseconds that a domain has run for each of REQUESTS.
+busy() {
+    awk -v domain="$1" -v requests="$REQUESTS" '
+        $1 == "|--" { ours = ($3 == domain) }
+        ours && $1 == "full" && $2 == "run:" { printf "%d", $4 * 1000000 / requests }
+    ' /run/analysis
+}
+
+# medians NAMES RATIOS: rows of a table from lines "LOAD<tab>NAME<tab>VALUE" (more is better), in the order in which loads
+# come first: the median, least and most of each name, and ratios of medians. A ratio is written "A,B/C": the better of A
+# and B over C.
+medians() {
+    awk -F '\t' -v names="$1" -v ratios="$2" '
+        # Sorts the numbers of a list of words.
+        function sorted(words, list,   count, i, j, swap) {
+            count = split(words, list, " ")
+            for (i = 2; i <= count; i++)
+                for (j = i; j > 1 && list[j - 1] + 0 > list[j] + 0; j--) { swap = list[j]; list[j] = list[j - 1]; list[j - 1] = swap }
+            return count
+        }
+        function cell(load, name,   list, count) {
+            count = sorted(all[load, name], list)
+            median[name] = list[int((count + 1) / 2)]
+            return sprintf("%d (%d-%d)", median[name], list[1], list[count])
+        }
+        function best(words,   list, i, most) {
+            most = 0
+            for (i = split(words, list, ","); i; i--) if (median[list[i]] > most) most = median[list[i]]
+            return most
+        }
+        { if (!($1 in seen)) { seen[$1] = 1; order[++loads] = $1 }
+          all[$1, $2] = all[$1, $2] " " $3 }
+        END {
+            columns = split(names, column, " ")
+            pairs = split(ratios, pair, " ")
+            for (i = 1; i <= loads; i++) {
+                row = "| " order[i] " |"
+                for (c = 1; c <= columns; c++) row = row " " cell(order[i], column[c]) " |"
+                for (c = 1; c <= pairs; c++) { split(pair[c], side, "/"); row = row sprintf(" %.2f |", best(side[1]) / median[side[2]]) }
+                print row
+            }
+        }
+    '
+}
