@@ -468,8 +468,9 @@ impl Service {
     fn summary(&self, guest: &Guest) {
         let ioreq = slots::counters();
         log::info!(
-            "served: {} doorbells in the interrupt handler, {} register reads, {} writes; {} answered",
-            ioreq.doorbells,
+            "served: {} doorbells in the interrupt handler, {} of them posted, {} register reads, {} writes; {} answered",
+            ioreq.doorbells + ioreq.posted_doorbells,
+            ioreq.posted_doorbells,
             ioreq.register_reads,
             ioreq.register_writes,
             ioreq.answered

@@ -26,8 +26,14 @@ console_says guest '^guest: RESULT PASS' ||
 
 step "who has done the work: kicks and interrupts, as counted on both sides"
 interrupts=$(sed -n 's/^guest: *[0-9]*: *\([0-9]*\) .*virtio0.*/\1/p' "$(console guest)")
-assert_eq "$(counter guest lines-raised)" "$interrupts" "interrupts raised by the driver domain, taken by the guest"
-assert_eq "$(counter guest device-0-kicks)" "$(counter guest doorbells)" "kicks, and doorbells answered in its handler"
+raised=$(counter guest lines-raised)
+# An edge that comes while the guest still handles the one before is one interrupt with it.
+((interrupts > 100 && interrupts <= raised)) || fail "$raised interrupts raised, $interrupts taken"
+kicks=$(counter guest device-0-kicks)
+assert_eq "$(counter guest posted-doorbells)" "$kicks" "kicks, and doorbells taken from the ring in its handler"
+# Acknowledgements, and the driver's set-up.
+(($(counter guest posted-writes) >= interrupts)) || fail "only $(counter guest posted-writes) other writes were posted"
+assert_eq "$(counter guest doorbells) $(counter guest register-writes)" "0 0" "writes that somebody waited for"
 sum=0
 for kind in doorbells register-reads register-writes reps invalidates strays; do
     sum=$((sum + $(counter guest "$kind")))
@@ -35,8 +41,8 @@ done
 assert_eq "$(counter guest answered)" "$sum" "requests answered, and requests of all kinds"
 requests=$(counter guest device-0-requests)
 ((requests >= 10000)) || fail "only $requests requests"
-echo "$requests requests; guest: $interrupts interrupts; driver domain: $(counter guest doorbells) doorbells" \
-    "answered in its interrupt handler, $interrupts interrupts raised. A request goes to one ioreq server: QEMU had none"
+echo "$requests requests; guest: $interrupts interrupts; driver domain: $kicks doorbells taken in its interrupt handler," \
+    "$raised interrupts raised, $(counter guest register-reads) register reads that the guest waited for. QEMU had no request"
 
 step "the guest powers off; the driver domain notices, and ends"
 wait_for_end 20 guest

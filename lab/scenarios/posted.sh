@@ -59,7 +59,7 @@ expect_fail 'vga = "none"' vdom check "$(guest_config vga probe 'vga = "stdvga"'
 step "a guest that tests a disk whose register writes are posted"
 truncate -s 64M /root/disk.img
 expect_ok vdom create "$(guest_config posts probe 'vdom_devices = [ "type=blk,backend=module,serial=VDOM0,doorbell=posted",
-    "type=blk,backend=ram:1M", "type=blk,backend=ram:1M,interrupt=edge" ]')"
+    "type=blk,backend=ram:1M,doorbell=mmio", "type=blk,backend=ram:1M,doorbell=mmio,interrupt=edge" ]')"
 wait_for 120 "the guest's result" console_says posts '^guest: RESULT'
 grep -a '^guest:' "$(console posts)" | tail -n 12
 console_says posts '^guest: RESULT PASS' || fail "$(grep -a -m 1 FAILED "$(console posts)" || echo no result)"

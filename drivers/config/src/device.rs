@@ -440,6 +440,14 @@ impl DeviceDescription {
         self.doorbell.unwrap_or_default()
     }
 
+    /// Has the writes of its registers posted, if the description leaves that open: for an HVM guest without a VGA card.
+    pub fn prefer_posted(&mut self) {
+        let edge = matches!(self.interrupt, None | Some(Interrupt::Edge));
+        if edge && self.doorbell.is_none() && self.memory == Memory::Foreign {
+            self.doorbell = Some(Doorbell::Posted);
+        }
+    }
+
     /// How it gets at the driver's memory.
     pub const fn memory(&self) -> Memory {
         self.memory

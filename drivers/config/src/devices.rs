@@ -107,6 +107,14 @@ impl Devices {
         SlotIndex::all().filter_map(|slot| Some((slot, self.get(slot)?)))
     }
 
+    /// Has the writes of registers posted wherever the descriptions leave that open: for an HVM guest without a VGA card.
+    pub fn prefer_posted(&mut self) {
+        self.slots
+            .iter_mut()
+            .flatten()
+            .for_each(DeviceDescription::prefer_posted);
+    }
+
     /// How many devices there are.
     pub fn len(&self) -> usize {
         self.iter().count()

@@ -29,7 +29,7 @@ passing() {
 
 # attack SLOT: what it prints goes to the console.
 attack() {
-    hostile "LNRO0005:0$1" "fea0${1}000" | sed "s/^hostile:/guest: hostile $1:/" >/dev/console
+    hostile "LNRO0005:0$1" "$(sed -n "s/^ *0*\([0-9a-f]*\)-.*LNRO0005:0$1\$/\1/p" /proc/iomem | head -n 1)" | sed "s/^hostile:/guest: hostile $1:/" >/dev/console
 }
 
 step_hostile() {

@@ -159,23 +159,30 @@ impl Guest {
                     .into(),
             );
         }
-        guest.check_vga(config)?;
+        guest.use_place_of_vga(config)?;
         guest.take_over_restarts(config)?;
         Ok(guest)
     }
 
-    /// Registers whose writes are posted are where a VGA card's memory would be.
-    fn check_vga(&self, config: &Config) -> Result<(), Trouble> {
-        let posts = |device: &DeviceDescription| device.doorbell() == Doorbell::Posted;
+    /// Registers whose writes are posted are where a VGA card's memory would be: without one, they are unless a device's
+    /// description says something else.
+    fn use_place_of_vga(&mut self, config: &Config) -> Result<(), Trouble> {
         let vga = config.get("vga").map(Setting::text).transpose()?;
+        if vga == Some("none") {
+            if self.kind == TargetType::Hvm {
+                self.devices.prefer_posted();
+            }
+            return Ok(());
+        }
+        let posts = |device: &DeviceDescription| device.doorbell() == Doorbell::Posted;
         match self.devices.iter().find(|(_, device)| posts(device)) {
-            Some((slot, _)) if vga != Some("none") => Err(Trouble::new(
+            Some((slot, _)) => Err(Trouble::new(
                 format!(
                     "slot {slot}: doorbell=posted needs the place of the VGA card's memory, and the guest has such a card"
                 ),
                 "set vga = \"none\", or use another doorbell",
             )),
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 

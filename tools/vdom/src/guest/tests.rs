@@ -57,6 +57,38 @@ fn a_good_guest_has_what_it_asks_for() {
 }
 
 #[test]
+fn register_writes_are_posted_where_there_is_no_vga_card_and_nothing_else_is_asked_for() {
+    let doorbells = |more: &str| {
+        let text = format!(
+            "name='web'\ntype='hvm'\nmemory=512\nvdom_devices=['type=blk,backend=ram:1M',\
+             'type=blk,backend=ram:1M,doorbell=mmio','type=blk,backend=ram:1M,interrupt=intx',\
+             'type=blk,backend=ram:1M,interrupt=edge']\n{more}"
+        );
+        let devices = check(&text, &[]).unwrap().devices;
+        let doorbells: Vec<_> = devices.iter().map(|(_, it)| it.doorbell()).collect();
+        doorbells
+    };
+    assert_eq!(doorbells(""), [Doorbell::Mmio; 4]);
+    assert_eq!(doorbells("vga='stdvga'"), [Doorbell::Mmio; 4]);
+    assert_eq!(
+        doorbells("vga='none'"),
+        [
+            Doorbell::Posted,
+            Doorbell::Mmio,
+            Doorbell::Mmio,
+            Doorbell::Posted
+        ]
+    );
+    let small = "name='web'\ntype='pvh'\nmemory=512\nvga='none'\nvdom_devices=['type=blk,backend=ram:1M']\n";
+    let devices = check(small, &[]).unwrap().devices;
+    assert!(
+        devices
+            .iter()
+            .all(|(_, it)| it.doorbell() == Doorbell::Mmio)
+    );
+}
+
+#[test]
 fn paths_are_relative_to_the_configuration() {
     let guest = check(
         &format!(
