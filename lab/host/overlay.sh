@@ -24,7 +24,7 @@ dom0_initrd() {
     mkdir -p "$ours/guest" "$tree"/{lab/scenarios,root/examples,usr/sbin}
     install -m 755 "$VD_LAB/dom0/init" "$tree/init"
     install -m 644 "$VD_LAB"/dom0/*.sh "$tree/lab"
-    install -m 644 "$VD_LAB"/scenarios/*.sh "$VD_LAB"/bench/*.sh "$tree/lab/scenarios"
+    install -m 644 "$VD_LAB"/scenarios/*.sh "$VD_LAB"/{bench,soak}/*.sh "$tree/lab/scenarios"
     install -m 644 "$VD_LAB"/examples/* "$tree/root/examples"
     install --strip -m 755 "$IMAGE" "$ours/virtio-domain"
     install --strip -m 755 "$PAIRED" "$ours/guest/paired"

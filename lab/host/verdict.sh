@@ -31,13 +31,19 @@ boot() {
         run_qemu "$work" shell "stdio,mux=on,signal=off,logfile=$log" || QEMU_STATUS=$?
         return
     fi
-    rm -f "$work/pid"
+    rm -f "$work/pid" "$work/input"
+    mkfifo "$work/input"
     watch "$work" >/dev/null 2>&1 &
     watcher=$!
     # With pipefail, what fails here is QEMU.
-    run_qemu "$work" "$MODE" stdio timeout --foreground "$LIMIT" </dev/null 2>&1 |
+    run_qemu "$work" "$MODE" stdio timeout --foreground "$LIMIT" <>"$work/input" 2>&1 |
         transcript | tee -a "$log" | readable || QEMU_STATUS=$?
     kill "$watcher" 2>/dev/null || true
+    if [[ -e $work/woken ]]; then
+        echo "NOTE: the emulated machine stood still, and went on when it was given an interrupt: $(paste -sd , "$work/woken")" |
+            tee -a "$log"
+        rm "$work/woken"
+    fi
 }
 
 # without_result RESULTS: the scenarios that have neither passed nor failed, in their order.
