@@ -30,11 +30,13 @@ pub static PORT_DOORBELLS: AtomicU64 = AtomicU64::new(0);
 pub static POSTED_WRITES: AtomicU64 = AtomicU64::new(0);
 /// Drains that found the ring of posted writes broken, and emptied it.
 pub static POSTED_CORRUPT: AtomicU64 = AtomicU64::new(0);
+/// Events, and leave for events to come, that Xen refused: they are tried again.
+pub static EVENTS_REFUSED: AtomicU64 = AtomicU64::new(0);
 /// Looks at polled queues in vain after which others got a turn on the CPU.
 pub static YIELDS: AtomicU64 = AtomicU64::new(0);
 
 /// The counters above, and the runtime's, with their names in status reports.
-pub static NAMED: [(&str, &AtomicU64); 17] = [
+pub static NAMED: [(&str, &AtomicU64); 18] = [
     ("interrupts-taken", &UPCALLS),
     ("stray-events", &STRAY_EVENTS),
     ("sleeps", &SLEEPS),
@@ -51,5 +53,6 @@ pub static NAMED: [(&str, &AtomicU64); 17] = [
     ("port-doorbells", &PORT_DOORBELLS),
     ("posted-writes", &POSTED_WRITES),
     ("posted-corrupt", &POSTED_CORRUPT),
+    ("events-refused", &EVENTS_REFUSED),
     ("yields", &YIELDS),
 ];

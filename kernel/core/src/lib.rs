@@ -41,5 +41,6 @@ pub mod grants;
 pub mod handover;
 pub mod link;
 pub mod poll;
+pub mod server;
 pub mod trace;
 pub mod upcall;
