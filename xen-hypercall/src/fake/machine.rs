@@ -109,6 +109,8 @@ struct Hidden {
     messages: u64,
     events: BTreeMap<u32, u64>,
     calls: Vec<String>,
+    /// A vCPU that asks the same again as soon as it is told of the answer.
+    busy: Option<u16>,
 }
 
 /// When calls fail.
@@ -250,7 +252,12 @@ impl Machine {
         self.signal(remote);
     }
 
-    /// The same for the ring of posted writes: a write of 4 bytes to memory. `false` if the ring is full.
+    /// From now on, this vCPU asks the same again as soon as it is told of an answer, as long as the server is enabled.
+    pub fn keep_asking(&self, vcpu: u16) {
+        self.hidden.borrow_mut().busy = Some(vcpu);
+    }
+
+    /// A vCPU posts a write of 4 bytes to memory. `false` if the ring is full.
     pub fn post(&self, addr: u64, value: u32) -> bool {
         let server = self.enabled();
         let page = self.page_of(server, 0);
@@ -605,15 +612,22 @@ impl Machine {
     }
 
     /// A vCPU that is told looks at its slot, takes the answer if there is one, and goes on.
-    fn wake(&self, state: &State, remote: u32) {
+    fn wake(&self, state: &mut State, remote: u32) {
         for (&id, server) in &state.servers {
-            let vcpus = (0..self.vcpus as usize).zip(&server.ports);
+            let vcpus = (0..).zip(&server.ports).take(self.vcpus as usize);
             for (vcpu, _) in vcpus.filter(|(_, port)| **port == remote) {
                 let page = self.page_of(id, 1);
-                let last = page.word(vcpu * 4 + LAST_WORD);
+                let last = page.word(usize::from(vcpu) * 4 + LAST_WORD);
                 let value = last.load(Ordering::Acquire);
-                if (value & STATE) >> STATE_SHIFT == ANSWERED {
-                    last.store(value & !STATE, Ordering::Release);
+                if (value & STATE) >> STATE_SHIFT != ANSWERED {
+                    continue;
+                }
+                let again = self.hidden.borrow().busy == Some(vcpu) && server.enabled;
+                let next = if again { READY << STATE_SHIFT } else { 0 };
+                last.store(value & !STATE | next, Ordering::Release);
+                let mut ports = state.ports.values_mut();
+                if let Some(port) = ports.find(|port| again && port.remote == Some(remote)) {
+                    port.pending = true;
                 }
             }
         }
