@@ -9,7 +9,9 @@ use heapless::Deque;
 use vd_ioreq::Counters;
 use vd_ioreq::engine::Engine;
 use vd_kernel_core::server::slots::POSTED_SOURCE;
-use vd_kernel_core::server::{Count, Frame, MapError, Platform, Server, ServerPage};
+use vd_kernel_core::server::{
+    Count, Frame, MapError, Platform, PostedWrites, Server, ServerPage, SlotEngine,
+};
 use x86_64::instructions::interrupts;
 use xen_hypercall::dm::ServerId;
 use xen_hypercall::memory::{self, Resource};
@@ -24,11 +26,9 @@ use crate::xen::events::{self, Happened, Source};
 use crate::xen::{Counted, XEN};
 
 /// The one server.
-pub static SERVER: Server<Image> = Server::new(
-    Image,
-    IrqLock::new(Engine::new(None)),
-    IrqLock::new(Deque::new()),
-);
+pub static SERVER: Server<Image> = Server::new(Image);
+static ENGINE: IrqLock<SlotEngine> = IrqLock::new(Engine::new(None));
+static WRITES: IrqLock<PostedWrites> = IrqLock::new(Deque::new());
 
 const _: () = assert!(POSTED_SOURCE < 1 << 15);
 
@@ -40,11 +40,22 @@ impl Platform for Image {
     type Xen = Counted;
     type Page = IoreqPage;
     type Ring = Ring;
-    type Lock<T> = IrqLock<T>;
+    type Engine = IrqLock<SlotEngine>;
+    type Writes = IrqLock<PostedWrites>;
 
     #[inline]
     fn xen(&self) -> &Counted {
         &XEN
+    }
+
+    #[inline]
+    fn engine(&self) -> &IrqLock<SlotEngine> {
+        &ENGINE
+    }
+
+    #[inline]
+    fn writes(&self) -> &IrqLock<PostedWrites> {
+        &WRITES
     }
 
     fn map(&self, guest: DomId, server: ServerId, page: ServerPage) -> Result<Frame, MapError> {

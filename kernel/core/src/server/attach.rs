@@ -212,7 +212,7 @@ impl<P: Platform> Server<P> {
         let guest = plan.guest;
         let server = self.create(plan)?;
         self.bind_vcpus(plan)?;
-        self.engine.with(|engine| plan.assign(engine))?;
+        self.platform.engine().with(|engine| plan.assign(engine))?;
         for taken in plan.taken() {
             let xen = self.platform.xen();
             let mapped = dm::map_io_range_to_ioreq_server(xen, guest, server, taken.range());
@@ -375,7 +375,7 @@ impl<P: Platform> Server<P> {
                 left = left.and(closed);
             }
         }
-        self.engine.with(|engine| {
+        self.platform.engine().with(|engine| {
             engine.forget();
             engine.doorbells.clear();
             for taken in [&WINDOWS, &POSTED_WINDOWS, &PORTS] {
@@ -403,7 +403,7 @@ impl<P: Platform> Server<P> {
 
     /// Forgets what the handler has left for the main loop: it is of a guest that is gone.
     fn forget(&self) {
-        self.writes.with(heapless::Deque::clear);
+        self.platform.writes().with(heapless::Deque::clear);
         self.ring_masked.store(0, Ordering::Release);
         self.postponed.store(false, Ordering::Release);
         self.answered.store(0, Ordering::Release);

@@ -109,11 +109,19 @@ pub trait Platform {
     type Page: SlotPage;
     /// The ring of posted writes.
     type Ring: BufferedPage;
-    /// Whatever keeps the interrupt handler out.
-    type Lock<T>: Lock<T>;
+    /// The engine, which the handler uses too.
+    type Engine: Lock<SlotEngine>;
+    /// Posted writes for the main loop, which the handler takes from the ring.
+    type Writes: Lock<PostedWrites>;
 
     /// Xen.
     fn xen(&self) -> &Self::Xen;
+
+    /// The engine. It is not in the [`Server`] because it is not zero at first: zeroes take no room in an image.
+    fn engine(&self) -> &Self::Engine;
+
+    /// Posted writes.
+    fn writes(&self) -> &Self::Writes;
 
     /// Maps a page of a server.
     ///
@@ -161,9 +169,6 @@ pub trait Platform {
 /// The ioreq server of the one guest, and all that the handler, the main loop and the panic path share.
 pub struct Server<P: Platform> {
     platform: P,
-    engine: P::Lock<SlotEngine>,
-    /// Posted writes for the main loop.
-    writes: P::Lock<PostedWrites>,
     /// Whose the server is, and its number: see [`release`].
     held: AtomicU32,
     /// A bit for each device whose interrupt line is up.
@@ -195,15 +200,9 @@ pub struct Server<P: Platform> {
 
 impl<P: Platform> Server<P> {
     /// No server yet.
-    pub const fn new(
-        platform: P,
-        engine: P::Lock<SlotEngine>,
-        writes: P::Lock<PostedWrites>,
-    ) -> Self {
+    pub const fn new(platform: P) -> Self {
         Self {
             platform,
-            engine,
-            writes,
             held: AtomicU32::new(0),
             lines: AtomicU32::new(0),
             page: AtomicU64::new(0),

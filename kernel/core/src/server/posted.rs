@@ -28,7 +28,7 @@ impl<P: Platform> Server<P> {
             return true;
         }
         let page = self.platform.ring(Frame(frame));
-        self.writes.with(|queue| {
+        self.platform.writes().with(|queue| {
             // A write takes one place at most.
             let room = queue.capacity().saturating_sub(queue.len());
             let mut writes = 0_u64;
@@ -61,7 +61,7 @@ impl<P: Platform> Server<P> {
 
     /// Serves the event that says that writes were posted.
     pub(super) fn on_posted(&self) {
-        self.engine.with(|engine| self.drain(engine));
+        self.platform.engine().with(|engine| self.drain(engine));
     }
 
     /// Takes what posted writes are left, and looks at the slots that had to wait for them.
@@ -80,13 +80,13 @@ impl<P: Platform> Server<P> {
     /// The next posted write for the main loop, in the order in which the guest made them.
     #[inline]
     pub fn next_posted(&self) -> Option<PostedWrite> {
-        self.writes.with(Deque::pop_front)
+        self.platform.writes().with(Deque::pop_front)
     }
 
     /// Whether the main loop has carried out all posted writes that it was given.
     #[inline]
     pub fn is_drained(&self) -> bool {
-        !self.has_ring() || self.writes.with(|queue| queue.is_empty())
+        !self.has_ring() || self.platform.writes().with(|queue| queue.is_empty())
     }
 
     /// A slot has to wait for the ring.

@@ -86,7 +86,7 @@ impl<P: Platform> Server<P> {
     fn on_event(&self, slot: u16) {
         let Some(page) = self.page() else { return };
         let slot = SlotIndex(slot);
-        let outcome = self.engine.with(|engine| {
+        let outcome = self.platform.engine().with(|engine| {
             engine.count_upcall();
             engine.set_answering(self.answered.load(Ordering::Relaxed) < DOORBELLS_PER_PASS);
             if self.has_ring() {
@@ -201,12 +201,14 @@ impl<P: Platform> Server<P> {
         let Some(page) = self.page() else { return };
         if !self.has_ring() {
             return self
-                .engine
+                .platform
+                .engine()
                 .with(|engine| engine.scan(&page, |slot, outcome| self.act(slot, outcome)));
         }
         for slot in (0..).map(SlotIndex).take(page.slots().min(VCPUS)) {
             let outcome = self
-                .engine
+                .platform
+                .engine()
                 .with(|engine| self.look_after_posted(engine, &page, slot));
             self.act(slot, outcome);
         }
@@ -262,7 +264,7 @@ impl<P: Platform> Server<P> {
     /// first. Both are looked at under one lock: in between the handler could take a write and the access behind it.
     #[inline]
     pub fn next(&self) -> Option<(Ticket, Access)> {
-        self.engine.with(|engine| {
+        self.platform.engine().with(|engine| {
             if self.is_drained() {
                 engine.next_pending()
             } else {
@@ -277,7 +279,8 @@ impl<P: Platform> Server<P> {
     pub fn complete(&self, ticket: Ticket, data: u64) -> Option<EvtchnPort> {
         let page = self.page()?;
         let completed = self
-            .engine
+            .platform
+            .engine()
             .with(|engine| engine.complete(&page, ticket, data));
         completed
             .ok()
@@ -286,6 +289,6 @@ impl<P: Platform> Server<P> {
 
     /// What the engine counted.
     pub fn counters(&self) -> Counters {
-        self.engine.with(|engine| engine.counters())
+        self.platform.engine().with(|engine| engine.counters())
     }
 }

@@ -42,6 +42,8 @@ struct Fake {
     meanings: RefCell<BTreeMap<u32, u16>>,
     woken: Cell<bool>,
     counts: RefCell<BTreeMap<Count, u64>>,
+    engine: Value<SlotEngine>,
+    writes: Value<PostedWrites>,
 }
 
 struct Value<T>(RefCell<T>);
@@ -113,10 +115,19 @@ impl Platform for Fake {
     type Xen = Machine;
     type Page = Mapped;
     type Ring = Mapped;
-    type Lock<T> = Value<T>;
+    type Engine = Value<SlotEngine>;
+    type Writes = Value<PostedWrites>;
 
     fn xen(&self) -> &Machine {
         &self.xen
+    }
+
+    fn engine(&self) -> &Value<SlotEngine> {
+        &self.engine
+    }
+
+    fn writes(&self) -> &Value<PostedWrites> {
+        &self.writes
     }
 
     fn map(&self, guest: DomId, server: ServerId, page: ServerPage) -> Result<Frame, MapError> {
@@ -180,9 +191,10 @@ fn server() -> Tested {
         meanings: RefCell::default(),
         woken: Cell::new(false),
         counts: RefCell::default(),
+        engine: Value(RefCell::new(Engine::new(None))),
+        writes: Value(RefCell::new(Deque::new())),
     };
-    let engine = Value(RefCell::new(Engine::new(None)));
-    Server::new(fake, engine, Value(RefCell::new(Deque::new())))
+    Server::new(fake)
 }
 
 /// All that is held for a server, by Xen and here.
@@ -214,7 +226,7 @@ fn held(server: &Tested) -> Held {
     let long = long.chain([&server.page, &server.ring]);
     let words = words.map(|word| u64::from(word.load(Ordering::Relaxed)));
     let words = words.chain(long.map(|word| word.load(Ordering::Relaxed)));
-    let (doorbells, ranges, waiting) = server.engine.with(|engine| {
+    let (doorbells, ranges, waiting) = server.platform.engine.with(|engine| {
         let is_there = |space, at| engine.registers.overlaps(space, at, at);
         let ranges = vec![
             is_there(Space::Memory, vd_config::slot::RANGE_BASE),
@@ -231,7 +243,7 @@ fn held(server: &Tested) -> Held {
         doorbells,
         ranges,
         waiting,
-        writes: server.writes.with(|writes| writes.len()),
+        writes: server.platform.writes.with(|writes| writes.len()),
     }
 }
 
