@@ -143,7 +143,7 @@ impl Mapper {
             }
             if self.map.set_mapped(chunk, &now).is_err() {
                 self.refused = Some(Refusal::TooLarge);
-                let new = |&frame: &u64| bit(&now, frame) && !bit(&mapped, frame);
+                let new = |&frame: &u64| bit(&now, frame) != bit(&mapped, frame);
                 let first = first_frame(chunk);
                 let mut unmapper = Unmapper::new(physmap, &mut self.stuck);
                 for frame in (0..CHUNK_FRAMES as u64).filter(new) {

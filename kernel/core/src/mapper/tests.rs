@@ -165,6 +165,7 @@ fn row30_row38_frames_that_xen_does_not_unmap_are_offered_again() {
     let (fake, mut mapper) = guest();
     mapper.map_range(&fake, Gpa(0), 1).unwrap();
     let there = fake.xen.state().physmap.len();
+    assert_eq!(mapper.mapped_frames(), there as u64);
     fake.xen.fail(Fault::All(Errno::EBUSY));
     assert_eq!(mapper.unmap_all(&fake), there);
     assert_eq!(mapper.mapped_frames(), 0, "nothing of it is used any more");

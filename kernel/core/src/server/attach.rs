@@ -195,7 +195,9 @@ impl<P: Platform> Server<P> {
     /// # Errors
     /// What is wrong and what to do, for the operator. Nothing is left then that Xen takes back.
     pub fn attach(&self, plan: &Plan) -> Result<(), String> {
-        if self.held().is_some() || self.page().is_some() || self.has_ring() {
+        let left = [&self.page, &self.ring];
+        let left = left.map(|frame| frame.load(Ordering::Acquire));
+        if self.held().is_some() || left != [0, 0] {
             return Err(format!(
                 "domain {}: Xen has not taken back the ioreq server of the guest before",
                 plan.guest

@@ -1,18 +1,82 @@
 //! Taking a guest over and giving it back.
 
+use core::sync::atomic::Ordering;
 use std::cell::Cell;
 use std::format;
 use std::prelude::v1::*;
 
 use vd_config::{Doorbell as Kind, Interrupt};
 use vd_virtio::counters::Counters;
+use xen_hypercall::dm::ServerId;
 use xen_hypercall::fake::machine::{Fault, State};
 use xen_hypercall::{Errno, EvtchnPort};
 
 use super::super::attach::Plan;
 use super::super::signal::{Signal, Wanted};
-use super::{ERRORS, FRAMES, GUEST, Tested, answer, attach, held, plan, plans, server, slot, way};
+use super::{
+    ERRORS, FRAMES, GUEST, Tested, answer, attach, held, plan, plans, server, server_of, slot, way,
+};
 use crate::bus::Target;
+
+#[test]
+fn a_server_takes_what_its_devices_need_and_no_more() {
+    for (plan, posts, ports) in [
+        (plan(&[Kind::Mmio]), false, false),
+        (plan(&[Kind::Mmio, Kind::Posted]), true, false),
+        (plan(&[Kind::Port]), false, true),
+    ] {
+        let server = server();
+        attach(&server, &plan).unwrap();
+        let held = held(&server);
+        assert_eq!(held.ranges, [true, posts, ports]);
+        let State {
+            servers, physmap, ..
+        } = held.xen;
+        let ranges = 1 + usize::from(posts) + usize::from(ports);
+        assert_eq!(servers[&0].ranges.len(), ranges);
+        assert!(servers[&0].enabled && servers[&0].ring == posts);
+        assert_eq!(physmap.len(), 1 + usize::from(posts));
+        assert_eq!(held.frames.len(), physmap.len());
+    }
+}
+
+#[test]
+fn row25_a_guest_has_as_many_vcpus_as_there_are_slots() {
+    for (vcpus, fits) in [(0, false), (1, true), (128, true), (129, false)] {
+        let server = server_of(vcpus);
+        let asked = server.vcpus(GUEST);
+        assert_eq!(asked.is_ok(), fits, "{asked:?}");
+        if let Err(why) = asked {
+            assert!(why.contains(&format!("{vcpus} vCPUs; 1 to 128")), "{why}");
+            continue;
+        }
+        let plan = Plan {
+            vcpus,
+            ..plan(&[Kind::Posted])
+        };
+        server.attach(&plan).unwrap();
+        assert_eq!(server.ports().count(), vcpus as usize);
+        server.release(|| ());
+        assert_eq!(held(&server), held(&server_of(vcpus)));
+    }
+}
+
+#[test]
+fn row38_a_refusal_says_what_to_do() {
+    for (error, advice) in [
+        (Errno::EPERM, "vdom attach"),
+        (Errno::ESRCH, "start again"),
+        (Errno::ENOMEM, "raise shadow_memory="),
+        (Errno::ENOSPC, "destroy another driver domain"),
+        (Errno::EOPNOTSUPP, "nestedhvm=0"),
+    ] {
+        let server = server();
+        server.xen().fail(Fault::Once(1, error));
+        let why = attach(&server, &plan(&[Kind::Mmio])).unwrap_err();
+        let begins = format!("domain 7: creating an ioreq server: {error}; ");
+        assert!(why.starts_with(&begins) && why.contains(advice), "{why}");
+    }
+}
 
 #[test]
 fn row34_any_call_of_an_attachment_may_fail_and_nothing_is_left() {
@@ -117,9 +181,23 @@ fn a_server_that_is_still_there_is_not_forgotten() {
     let server = server();
     attach(&server, &plan(&[Kind::Mmio])).unwrap();
     let there = held(&server);
-    let why = server.attach(&plan(&[Kind::Mmio])).expect_err("twice");
-    assert!(why.contains("has not taken back"), "{why}");
+    let refused = |server: &Tested| {
+        let why = server.attach(&plan(&[Kind::Mmio])).expect_err("twice");
+        assert!(why.contains("has not taken back"), "{why}");
+    };
+    refused(&server);
     assert_eq!(held(&server), there);
+    // Any one of these is enough.
+    for left in [
+        |server: &Tested| server.remember(GUEST, ServerId(1)),
+        |server: &Tested| server.page.store(FRAMES.start, Ordering::Relaxed),
+        |server: &Tested| server.ring.store(FRAMES.start, Ordering::Relaxed),
+    ] {
+        let server = super::server();
+        left(&server);
+        refused(&server);
+        assert!(server.xen().state().servers.is_empty());
+    }
 }
 
 /// A guest in the middle of everything: a vCPU waits for a register, another one's doorbell has just rung, writes are

@@ -185,8 +185,13 @@ impl Platform for Fake {
 type Tested = Server<Fake>;
 
 fn server() -> Tested {
+    server_of(VCPUS_THERE)
+}
+
+/// A server without a guest; the guest that there is has so many vCPUs.
+fn server_of(vcpus: u32) -> Tested {
     let fake = Fake {
-        xen: Machine::new(GUEST, VCPUS_THERE, 0..1024),
+        xen: Machine::new(GUEST, vcpus, 0..1024),
         frames: RefCell::default(),
         meanings: RefCell::default(),
         woken: Cell::new(false),
