@@ -9,6 +9,7 @@ use vd_virtio::counters::Counters;
 use xen_hypercall::fake::machine::{Fault, State};
 use xen_hypercall::{Errno, EvtchnPort};
 
+use super::super::Count;
 use super::super::attach::Connection;
 use super::super::signal::{Signal, Wanted};
 use super::super::slots::DOORBELLS_PER_PASS;
@@ -335,6 +336,37 @@ fn row26_row38_posted_writes_that_were_held_back_come_through_though_xen_refuses
     assert!(!masked(&server));
     server.new_pass();
     assert_eq!(server.xen().made(), 1, "once is enough");
+}
+
+#[test]
+fn posted_writes_that_do_not_fit_wait_and_so_does_what_comes_behind_them() {
+    let (server, mut device, ..) = connected(way(Kind::Posted, Interrupt::Edge));
+    let window = slot(0).posted_base();
+    let (mut served, ring) = (Served::default(), 511);
+    let post = |value: u32| server.xen().post(window + 0x70, value);
+    assert!((0..ring).all(post) && !post(ring), "the ring is full");
+    server.platform.woken.set(false);
+    server.interrupts();
+    assert!(server.platform.woken.take());
+    let posted = |server: &Tested| server.platform.counts.borrow()[&Count::PostedWrites];
+    assert_eq!(posted(&server), 511);
+    // One place is left, and ten come; then a read of the same vCPU's.
+    assert!((ring..ring + 10).all(post));
+    server.read(0, window);
+    server.interrupts();
+    assert_eq!(posted(&server), 512);
+    assert!(server.platform.woken.take());
+    for (writes, answers) in [(512, 0), (521, 1)] {
+        device.pass(&server, &mut served);
+        assert!(server.is_drained());
+        assert_eq!((served.written.len(), served.answers), (writes, answers));
+    }
+    assert!(served.written.iter().copied().eq(0..521), "in their order");
+    assert_eq!((server.waiting_vcpus(), posted(&server)), (Vec::new(), 521));
+    // With nothing there, nothing is to be done.
+    server.platform.woken.set(false);
+    server.take_posted();
+    assert!(!server.platform.woken.get());
 }
 
 #[test]
