@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 use std::format;
 use std::prelude::v1::*;
 
-use vd_config::{Doorbell as Kind, Interrupt};
+use vd_config::{Doorbell as Kind, Interrupt, SlotIndex as DeviceSlot};
 use vd_virtio::counters::Counters;
 use xen_hypercall::fake::machine::{Fault, State};
 use xen_hypercall::{Errno, EvtchnPort};
@@ -30,6 +30,7 @@ struct Served {
 /// A device and its main loop, as small as can be: a register that interrupts when 1 is written to it, and no longer
 /// when it is 0.
 struct Device {
+    slot: DeviceSlot,
     signal: Signal,
     line: bool,
     counters: Counters,
@@ -39,6 +40,7 @@ struct Device {
 impl Device {
     fn new(signal: Signal) -> Self {
         Self {
+            slot: slot(0),
             signal,
             line: false,
             counters: Counters::default(),
@@ -53,7 +55,7 @@ impl Device {
 
     fn settle(&mut self, server: &Tested, then: Option<EvtchnPort>) {
         let wanted = Wanted::new(self.line, &self.counters);
-        let told = self.signal.update(server, GUEST, slot(0), wanted, then);
+        let told = self.signal.update(server, GUEST, self.slot, wanted, then);
         self.told += u64::from(told.is_err());
     }
 
@@ -210,6 +212,7 @@ fn row38_any_call_may_fail_while_the_guest_is_served_and_every_request_is_answer
 fn row38_a_pulse_that_does_not_end_is_ended_with_the_next_one_or_with_the_server() {
     for release in [false, true] {
         let (server, mut device, ..) = connected(way(Kind::Mmio, Interrupt::Edge));
+        device.slot = slot(3);
         device.write(1);
         // The multicall, the line up, the line down.
         server.xen().fail(Fault::Once(2, Errno::EAGAIN));
@@ -226,7 +229,7 @@ fn row38_a_pulse_that_does_not_end_is_ended_with_the_next_one_or_with_the_server
             );
         }
         assert!(server.xen().state().lines.is_empty(), "{release}");
-        assert_eq!(server.xen().interrupts(slot(0).pci_device()), 1);
+        assert_eq!(server.xen().interrupts(slot(3).pci_device()), 1);
     }
 }
 
