@@ -234,6 +234,51 @@ fn row38_a_pulse_that_does_not_end_is_ended_with_the_next_one_or_with_the_server
 }
 
 #[test]
+fn row38_a_line_that_could_not_be_lowered_is_lowered_with_the_server_and_one_that_is_down_is_not() {
+    for up in [true, false] {
+        let (server, mut device, ..) = connected(way(Kind::Mmio, Interrupt::Intx));
+        device.slot = slot(5);
+        device.write(1);
+        if up {
+            device.settle(&server, None);
+            device.write(0);
+        }
+        server.xen().fail(Fault::Once(0, Errno::EBUSY));
+        device.settle(&server, None);
+        assert_eq!(device.told, 1);
+        assert_eq!(server.xen().state().lines.len(), usize::from(up));
+        server.xen().mend();
+        server.release(|| ());
+        assert!(server.xen().state().lines.is_empty());
+        let calls = server.xen().calls();
+        let lowered = calls.iter().filter(|call| *call == "dm_op 8").count();
+        assert_eq!(lowered, usize::from(up));
+    }
+}
+
+#[test]
+fn an_event_rings_the_queue_of_the_device_that_it_is_for() {
+    let (server, ..) = connected(way(Kind::EventChannel, Interrupt::Msi));
+    let answer = answer(&server, way(Kind::EventChannel, Interrupt::Msi));
+    server.bind(GUEST, slot(15), &answer).unwrap();
+    server.interrupts();
+    let kicked = |device| {
+        let mut queues = Vec::new();
+        server.take_kicks(device, |queue, value| queues.push((queue, value)));
+        queues
+    };
+    assert_eq!(
+        kicked(15),
+        [(0, None), (1, None)],
+        "new ports have an event"
+    );
+    server.xen().signal(answer.doorbells[1]);
+    server.interrupts();
+    assert_eq!(kicked(15), [(1, None)]);
+    assert!((0..15).all(|device| kicked(device).is_empty()));
+}
+
+#[test]
 fn row36_a_channel_that_is_closed_is_the_end_of_the_guest_and_a_refusal_is_not() {
     let server = server();
     assert_eq!(server.connection(), Connection::Gone);
