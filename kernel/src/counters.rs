@@ -32,6 +32,8 @@ pub static PORT_DOORBELLS: AtomicU64 = AtomicU64::new(0);
 pub static POSTED_WRITES: AtomicU64 = AtomicU64::new(0);
 /// Drains that found the ring of posted writes broken, and emptied it.
 pub static POSTED_CORRUPT: AtomicU64 = AtomicU64::new(0);
+/// Events, and leave for events to come, that Xen refused: they are tried again.
+pub static EVENTS_REFUSED: AtomicU64 = AtomicU64::new(0);
 /// Looks at polled queues in vain after which others got a turn on the CPU.
 pub static YIELDS: AtomicU64 = AtomicU64::new(0);
 /// Blocks of the heap that were asked for while devices had their turn: none, once a device has seen each kind of work.
@@ -42,7 +44,7 @@ pub static BOOT_CYCLES: AtomicU64 = AtomicU64::new(0);
 pub static ATTACH_CYCLES: AtomicU64 = AtomicU64::new(0);
 
 /// The counters above, and the runtime's, with their names in status reports.
-pub static NAMED: [(&str, &AtomicU64); 22] = [
+pub static NAMED: &[(&str, &AtomicU64)] = &[
     ("cycles-at-entry", &ENTRY_CYCLES),
     ("cycles-to-boot", &BOOT_CYCLES),
     ("cycles-to-attach", &ATTACH_CYCLES),
@@ -62,6 +64,7 @@ pub static NAMED: [(&str, &AtomicU64); 22] = [
     ("port-doorbells", &PORT_DOORBELLS),
     ("posted-writes", &POSTED_WRITES),
     ("posted-corrupt", &POSTED_CORRUPT),
+    ("events-refused", &EVENTS_REFUSED),
     ("yields", &YIELDS),
     ("allocations", &ALLOCATIONS),
     ("allocations-in-passes", &PASS_ALLOCATIONS),

@@ -6,7 +6,7 @@ use vd_kernel_core::cmdline;
 use vd_rt::image::{Boot, Released};
 use xen_hypercall::EvtchnPort;
 
-use crate::dm::{release, slots};
+use crate::dm::slots::{self, SERVER};
 use crate::pv::signals;
 use crate::service;
 
@@ -33,7 +33,7 @@ extern "Rust" fn image_event(port: EvtchnPort, source: u16) {
 /// the ioreq server is destroyed before anything is printed.
 #[unsafe(no_mangle)]
 extern "Rust" fn image_release() -> Released {
-    let answered = release::emergency();
+    let answered = SERVER.emergency().answered;
     let mut text = Released::new();
     let _ = write!(
         text,

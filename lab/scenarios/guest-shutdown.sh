@@ -23,9 +23,14 @@ console_says two-vd '^slot 0 queue 0: 256 of 256 entries, packed, 0 in flight' |
 console_says two-vd '^slot 7 queue 0: 1024 of 1024 entries, split, 0 in flight' || fail "the second disk's queue is not shown"
 timeout 2 xl console two-vd </dev/null | head -n 3 || true
 
-step "xl shutdown of the driver domain: it releases its guest, which goes on without its disks"
+step "xl shutdown of the driver domain in the middle of I/O: it releases its guest, which goes on without its disks"
+type_at two busy
+is_busy() { (($(counter two device-0-requests) > 200)); }
+wait_for 20 "I/O" is_busy
 expect_ok xl shutdown two-vd
 wait_for_end 20 two-vd
+grep -a 'served: \|answered, server' "$(console two-vd)"
+console_says two-vd 'requests answered, server destroyed' || fail "it did not say that it let the guest go"
 console_says two-vd 'stopping: the toolstack asks for poweroff' || fail "it did not say why it stopped"
 console_says two-vd 'state: stopped' || fail "it did not stop in order"
 

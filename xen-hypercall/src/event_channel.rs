@@ -5,15 +5,15 @@
 
 use crate::{DomId, Errno, EvtchnPort, Gfn, Hypervisor, VcpuId, number};
 
-const BIND_INTERDOMAIN: usize = 0;
+pub(crate) const BIND_INTERDOMAIN: usize = 0;
 const BIND_VIRQ: usize = 1;
-const CLOSE: usize = 3;
+pub(crate) const CLOSE: usize = 3;
 pub(crate) const SEND: usize = 4;
-const STATUS: usize = 5;
+pub(crate) const STATUS: usize = 5;
 const ALLOC_UNBOUND: usize = 6;
 const BIND_IPI: usize = 7;
 const BIND_VCPU: usize = 8;
-const UNMASK: usize = 9;
+pub(crate) const UNMASK: usize = 9;
 const RESET: usize = 10;
 const INIT_CONTROL: usize = 11;
 const EXPAND_ARRAY: usize = 12;

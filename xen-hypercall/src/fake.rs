@@ -8,6 +8,8 @@ use std::vec::Vec;
 
 use crate::Hypervisor;
 
+pub mod machine;
+
 /// One recorded hypercall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {

@@ -10,10 +10,10 @@ const MAXIMUM_RESERVATION: usize = 4;
 const POPULATE_PHYSMAP: usize = 6;
 const ADD_TO_PHYSMAP: usize = 7;
 const MEMORY_MAP: usize = 9;
-const MAXIMUM_GPFN: usize = 14;
-const REMOVE_FROM_PHYSMAP: usize = 15;
-const ADD_TO_PHYSMAP_BATCH: usize = 23;
-const ACQUIRE_RESOURCE: usize = 28;
+pub(crate) const MAXIMUM_GPFN: usize = 14;
+pub(crate) const REMOVE_FROM_PHYSMAP: usize = 15;
+pub(crate) const ADD_TO_PHYSMAP_BATCH: usize = 23;
+pub(crate) const ACQUIRE_RESOURCE: usize = 28;
 
 /// `XENMAPSPACE_*` numbers.
 mod space {

@@ -1,12 +1,12 @@
 //! The parts of the driver domain's kernel that need no hardware.
 //!
 //! Bookkeeping and arithmetic: which frames are free ([`frames`]), which guest
-//! frames are mapped ([`foreign`]), access to what a guest grants ([`granted`]), what a pvclock reading means ([`clock`]), what
+//! frames are mapped ([`foreign`]) and when ([`mapper`]), access to what a guest grants ([`granted`]), what a pvclock reading means ([`clock`]), what
 //! the operator wrote on the command line ([`cmdline`]) or types at the console
 //! ([`command`]), what `vdom` has written to xenstore ([`description`]), what a guest's driver
 //! answers there ([`bus`]), when to look after a disk of another domain ([`attention`]), when to look at a queue unasked ([`poll`]), which ports have an
 //! event ([`upcall`]), which grants are free ([`grants`]), what the interrupt handler leaves for the main loop ([`handover`]),
-//! what the devices did last ([`trace`]). The
+//! what the devices did last ([`trace`]), the life of the guest's ioreq server ([`server`]). The
 //! kernel adds the hypercalls and the unsafe code; the decisions are here, where they run
 //! under test on the host.
 
@@ -40,6 +40,8 @@ pub mod granted;
 pub mod grants;
 pub mod handover;
 pub mod link;
+pub mod mapper;
 pub mod poll;
+pub mod server;
 pub mod trace;
 pub mod upcall;

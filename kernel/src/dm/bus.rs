@@ -9,15 +9,14 @@ use alloc::vec::Vec;
 use core::fmt::Display;
 
 use vd_config::{SlotIndex, TargetType};
-use vd_kernel_core::bus::{Answer, Link, Offer, Step, Target, Trouble};
+use vd_kernel_core::bus::{Link, Offer, Step, Trouble};
 use vd_kernel_core::description::Description;
 use vd_xenbus::XsError;
-use xen_hypercall::{DomId, Errno, EvtchnPort, event_channel};
+use xen_hypercall::DomId;
 
 use super::devices::DeviceTable;
-use super::slots;
+use super::slots::SERVER;
 use crate::xen::store::Store;
-use crate::xen::{XEN, events};
 
 /// Token of the watches; the slot's number follows.
 const TOKEN: &str = "front-end-";
@@ -130,7 +129,7 @@ impl Bus {
                 *changed |= 1 << slot.get();
                 log::debug!("device {slot}: its driver has gone");
             }
-            Ok(Step::Connect(answer)) => match bind(*guest, slot, &answer) {
+            Ok(Step::Connect(answer)) => match SERVER.bind(*guest, slot, &answer) {
                 Ok(bound) => {
                     devices.connect(slot, bound);
                     let connected = link.connected(store);
@@ -168,54 +167,4 @@ fn watch(store: &mut Store, link: &Link) -> Result<(), vd_xenbus::Error> {
         Err(error) if error.refusal() == Some(XsError::EEXIST) => Ok(()),
         result => result,
     }
-}
-
-/// What is bound for a device: ports are of this domain.
-pub struct Bound {
-    /// Where its interrupts go.
-    pub interrupt: Target,
-    /// Its queues' doorbells.
-    pub doorbells: Vec<EvtchnPort>,
-}
-
-fn bind(guest: DomId, slot: SlotIndex, answer: &Answer) -> Result<Bound, Errno> {
-    let mut ports = Vec::new();
-    let bound = try_bind(guest, slot, answer, &mut ports);
-    if bound.is_err() {
-        ports.into_iter().for_each(events::close);
-    }
-    bound
-}
-
-/// Ports that are bound go into `ports` as well, for the case that the next cannot be.
-fn try_bind(
-    guest: DomId,
-    slot: SlotIndex,
-    answer: &Answer,
-    ports: &mut Vec<EvtchnPort>,
-) -> Result<Bound, Errno> {
-    let mut port_of = |remote: u32| {
-        let port = event_channel::bind_interdomain(&XEN, guest, EvtchnPort(remote))?;
-        ports.push(port);
-        Ok(port)
-    };
-    let interrupt = match answer.interrupt {
-        Target::Port(remote) => {
-            let port = port_of(remote)?;
-            // A channel has two ends, and the guest has nothing to say on this one.
-            events::mask(port);
-            Target::Port(port.0)
-        }
-        message @ Target::Message { .. } => message,
-    };
-    let mut doorbells = Vec::new();
-    for (queue, &remote) in (0..).zip(&answer.doorbells) {
-        let port = port_of(remote)?;
-        events::listen(port, slots::doorbell_source(slot, queue))?;
-        doorbells.push(port);
-    }
-    Ok(Bound {
-        interrupt,
-        doorbells,
-    })
 }

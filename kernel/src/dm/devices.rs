@@ -24,6 +24,7 @@ use vd_ioreq::{Access, Space, Width};
 use vd_kernel_core::description::Description;
 use vd_kernel_core::granted::Rings;
 use vd_kernel_core::poll::{Next, Poller};
+use vd_kernel_core::server::attach::Bound;
 use vd_kernel_core::trace::{Trace, What};
 use vd_net::{Mac, NetDevice, NetFeatures, PortConfig, Switch};
 use vd_virtio::mmio::{MAX_WORDS, Placeholder};
@@ -31,7 +32,6 @@ use vd_virtio::{Chain, Features, MmioTransport};
 use vd_xenbus::rate::{Admission, RateLimiter};
 use xen_hypercall::{DomId, EvtchnPort, sched};
 
-use super::bus::Bound;
 use super::disk::{Disk, Storage};
 use super::entropy;
 use super::model::Model;
@@ -575,17 +575,7 @@ fn warn(limiter: &mut RateLimiter, what: &dyn Display) {
 impl Device {
     /// Lets event doorbells through that were held back.
     fn listen_again(&mut self) {
-        if self.ports.is_empty() {
-            return;
-        }
-        let masked = slots::take_masked(self.slot.index());
-        for (queue, port) in self.ports.iter().enumerate() {
-            if masked >> queue.min(63) & 1 != 0
-                && let Err(error) = events::unmask(*port)
-            {
-                log::debug!("device {}: doorbell: {error}", self.slot);
-            }
-        }
+        slots::let_through(self.slot.index(), &self.ports);
     }
 
     /// Wakes the queues that have something to do without a kick. Returns whether there is something to do.
@@ -642,8 +632,8 @@ impl Device {
     }
 
     fn disconnect(&mut self) {
-        self.signal.disconnect().into_iter().for_each(events::close);
-        self.ports.drain(..).for_each(events::close);
+        self.signal.disconnect().into_iter().for_each(slots::close);
+        self.ports.drain(..).for_each(slots::close);
     }
 
     /// How it and its driver share memory.

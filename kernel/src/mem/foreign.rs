@@ -1,11 +1,12 @@
-//! The guest's memory, all of it: mapped on first touch, 2 MiB at a time, and kept.
+//! The guest's memory, all of it: mapped on first touch, 2 MiB at a time, and kept. What is mapped when is decided in
+//! `vd_kernel_core::mapper`.
 //!
 //! Guest frame `g` appears at window frame `base + g`, so that a guest-physical
 //! address is a pointer after one check and one addition. Xen counts a reference a
 //! mapped page: a guest that is destroyed stays a zombie until [`GuestRam::unmap_all`]
 //! has run.
 //!
-//! Invariants: a byte of the window is touched only after [`ForeignMap`] said that its
+//! Invariants: a byte of the window is touched only after [`Mapper`] said that its
 //! frame is mapped; nobody holds a reference into the window, accesses are copies.
 //! The guest writes to the same bytes at any time; what is copied out may be torn, and
 //! the device core validates the copy.
@@ -17,8 +18,9 @@ use core::fmt;
 use core::sync::atomic::{AtomicU16, Ordering, fence};
 
 use vd_ioreq::rep::RamFault;
-use vd_kernel_core::foreign::{CHUNK_FRAMES, ChunkBits, ForeignMap, TooLarge, bit, set_bit};
-use vd_virtio::mem::{Cause, CopyError, Gpa, GuestMemory, MemError};
+use vd_kernel_core::foreign::{CHUNK_FRAMES, TooLarge};
+use vd_kernel_core::mapper::{Mapper, Physmap, UNMAP_BATCH};
+use vd_virtio::mem::{CopyError, Gpa, GuestMemory, MemError};
 use xen_hypercall::memory::{self, PhysmapSpace, RemoveFromPhysmap};
 use xen_hypercall::multicall::{self, MulticallEntry};
 use xen_hypercall::{DomId, Errno, Gfn};
@@ -29,48 +31,21 @@ use super::space::{self, SpaceError};
 use crate::counters;
 use crate::xen::XEN;
 
-/// Entries of one multicall when unmapping.
-const UNMAP_BATCH: usize = 64;
+pub use vd_kernel_core::mapper::Refusal;
 
 /// The memory of one guest.
 pub struct GuestRam {
+    window: Window,
+    state: RefCell<Mapper>,
+}
+
+/// Where the guest's memory appears.
+struct Window {
     guest: DomId,
-    /// Address of guest-physical address 0 in the window.
+    /// Address of guest-physical address 0.
     base: u64,
-    state: RefCell<State>,
-}
-
-struct State {
-    map: ForeignMap,
-    /// Scratch space of one batch: kept, so that mapping never allocates.
-    batch: Batch,
-    /// Why memory was not mapped the last time that this was nobody's fault but the operator's.
-    refused: Option<Refusal>,
-}
-
-/// Why memory of the guest was not mapped.
-#[derive(Clone, Copy, Debug)]
-pub enum Refusal {
-    /// Xen said no.
-    Xen(Errno),
-    /// The guest's memory has more holes, or more of it, than can be kept track of.
-    TooLarge,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Xen(error) => error.fmt(f),
-            Self::TooLarge => f.write_str("too much of it, or too many holes in it"),
-        }
-    }
-}
-
-/// On the heap: it is larger than what a stack should carry around.
-struct Batch {
-    guest: Box<[u64]>,
-    own: Box<[u64]>,
-    errors: Box<[i32]>,
+    /// Room for this domain's frame numbers of one call: more than a stack should carry around.
+    own: RefCell<Box<[u64]>>,
 }
 
 /// Why the guest's memory cannot be served.
@@ -103,197 +78,105 @@ impl GuestRam {
         let max = memory::maximum_gpfn(&XEN, guest)
             .map_err(AttachError::Size)?
             .0;
-        let map = ForeignMap::new(max).map_err(AttachError::TooLarge)?;
+        let mapper = Mapper::new(max).map_err(AttachError::TooLarge)?;
         let base = space::guest_window((max + 1) * FRAME).map_err(AttachError::Space)?;
-        let batch = Batch {
-            guest: vec![0; CHUNK_FRAMES].into(),
-            own: vec![0; CHUNK_FRAMES].into(),
-            errors: vec![0; CHUNK_FRAMES].into(),
-        };
-        let state = RefCell::new(State {
-            map,
-            batch,
-            refused: None,
-        });
-        Ok(Self { guest, base, state })
+        Ok(Self {
+            window: Window {
+                guest,
+                base,
+                own: RefCell::new(vec![0; CHUNK_FRAMES].into()),
+            },
+            state: RefCell::new(mapper),
+        })
     }
 
     /// Number of the guest's frames that are mapped.
     pub fn mapped_frames(&self) -> u64 {
-        self.state.borrow().map.mapped_frames()
+        self.state.borrow().mapped_frames()
     }
 
     /// Why memory was not mapped, once.
     pub fn take_refusal(&self) -> Option<Refusal> {
-        self.state.borrow_mut().refused.take()
+        self.state.borrow_mut().take_refusal()
     }
 
     /// Address of `len` bytes at `gpa` in the window, mapped if they can be.
     #[inline]
     fn place(&self, gpa: Gpa, len: u64) -> Result<*mut u8, MemError> {
-        if !self.state.borrow().map.is_mapped(gpa.0, len) {
+        if !self.state.borrow().is_mapped(gpa, len) {
             self.map_range(gpa, len)?;
         }
-        Ok((self.base + gpa.0) as *mut u8)
+        Ok((self.window.base + gpa.0) as *mut u8)
     }
 
     #[cold]
     fn map_range(&self, gpa: Gpa, len: u64) -> Result<(), MemError> {
-        let state = &mut *self.state.borrow_mut();
-        let earlier = state.refused.take();
-        if state.map.is_beyond(gpa.0, len) {
-            self.grow(state);
-        }
-        while let Some((chunk, mapped)) = state.map.next_to_map(gpa.0, len) {
-            let wanted = missing(&mapped);
-            let now = self.map_chunk(state, chunk, mapped, &wanted);
-            if now == mapped {
-                break;
-            }
-            if state.map.set_mapped(chunk, &now).is_err() {
-                self.unmap_chunk(chunk, &now, &mapped);
-                state.refused = Some(Refusal::TooLarge);
-                break;
-            }
-        }
-        if state.map.is_mapped(gpa.0, len) {
-            state.refused = state.refused.or(earlier);
-            return Ok(());
-        }
-        let cause = match state.refused {
-            Some(_) => Cause::Platform,
-            None => Cause::NotRam,
-        };
-        state.refused = state.refused.or(earlier);
-        Err(MemError::because(cause, gpa, len))
-    }
-
-    /// Looks whether the guest has got memory beyond what it had.
-    fn grow(&self, state: &mut State) {
-        let Ok(max) = memory::maximum_gpfn(&XEN, self.guest) else {
-            return;
-        };
-        let grown =
-            state.map.grow(max.0).is_ok() && space::guest_window((max.0 + 1) * FRAME).is_ok();
-        if !grown {
-            state.refused = Some(Refusal::TooLarge);
-        }
-    }
-
-    /// Maps the frames of `wanted`; returns what is mapped then.
-    fn map_chunk(
-        &self,
-        state: &mut State,
-        chunk: u64,
-        mapped: ChunkBits,
-        wanted: &ChunkBits,
-    ) -> ChunkBits {
-        let mut now = mapped;
-        let first = chunk * CHUNK_FRAMES as u64;
-        let mut n = 0;
-        for frame in (0..CHUNK_FRAMES as u64).filter(|&frame| bit(wanted, frame)) {
-            state.batch.guest[n] = first + frame;
-            state.batch.own[n] = self.base / FRAME + first + frame;
-            state.batch.errors[n] = 0;
-            n += 1;
-        }
-        let batch = &mut state.batch;
-        // SAFETY: the target frames are in the window, where this domain has no RAM, and
-        // nobody touches them before they are recorded as mapped.
-        let result = unsafe {
-            memory::add_to_physmap_batch(
-                &XEN,
-                DomId::SELF,
-                PhysmapSpace::ForeignGmfn(self.guest),
-                &batch.guest[..n],
-                &batch.own[..n],
-                &mut batch.errors[..n],
-            )
-        };
-        if let Err(error) = result {
-            state.refused = Some(Refusal::Xen(error));
-        }
-        for (index, &error) in batch.errors[..n].iter().enumerate() {
-            if result.is_ok() && error == 0 {
-                set_bit(&mut now, batch.guest[index] - first);
-                counters::add(&counters::FRAMES_MAPPED, 1);
-            } else if error == -Errno::ENOMEM.0 {
-                // The paging pool is empty: the operator's to mend. Other refusals mean that there is no RAM.
-                state.refused = Some(Refusal::Xen(Errno::ENOMEM));
-            }
-        }
-        now
-    }
-
-    fn unmap_chunk(&self, chunk: u64, now: &ChunkBits, before: &ChunkBits) {
-        let first = self.base / FRAME + chunk * CHUNK_FRAMES as u64;
-        let mut unmapper = Unmapper::new();
-        for frame in 0..CHUNK_FRAMES as u64 {
-            if bit(now, frame) && !bit(before, frame) {
-                unmapper.push(first + frame);
-            }
-        }
-        unmapper.flush();
+        self.state.borrow_mut().map_range(&self.window, gpa, len)
     }
 
     /// Unmaps everything; what is touched afterwards is mapped again.
     pub fn unmap_all(&self) {
-        let base = self.base / FRAME;
-        let mut unmapper = Unmapper::new();
-        self.state
-            .borrow_mut()
-            .map
-            .clear(|frame| unmapper.push(base + frame));
-        unmapper.flush();
-    }
-}
-
-/// The frames that are not in `mapped`.
-fn missing(mapped: &ChunkBits) -> ChunkBits {
-    mapped.map(|word| !word)
-}
-
-/// Collects removals from the own physmap into multicalls: Xen has no batch for them.
-struct Unmapper {
-    frames: [RemoveFromPhysmap; UNMAP_BATCH],
-    used: usize,
-}
-
-impl Unmapper {
-    fn new() -> Self {
-        Self {
-            frames: [const { RemoveFromPhysmap::new(DomId::SELF, Gfn(0)) }; UNMAP_BATCH],
-            used: 0,
+        let left = self.state.borrow_mut().unmap_all(&self.window);
+        if left != 0 {
+            log::error!("{left} frames of the guest stay mapped: it may stay a zombie");
         }
     }
+}
 
-    fn push(&mut self, frame: u64) {
-        self.frames[self.used] = RemoveFromPhysmap::new(DomId::SELF, Gfn(frame));
-        self.used += 1;
-        if self.used == UNMAP_BATCH {
-            self.flush();
-        }
+impl Window {
+    /// Number of this domain's frame where a frame of the guest appears.
+    fn own(&self, frame: u64) -> u64 {
+        self.base / FRAME + frame
+    }
+}
+
+impl Physmap for Window {
+    fn highest(&self) -> Result<u64, Errno> {
+        memory::maximum_gpfn(&XEN, self.guest).map(|gfn| gfn.0)
     }
 
-    fn flush(&mut self) {
+    fn extend(&self, highest: u64) -> bool {
+        space::guest_window((highest + 1) * FRAME).is_ok()
+    }
+
+    fn map(&self, frames: &[u64], errors: &mut [i32]) -> Result<(), Errno> {
+        let mut own = self.own.borrow_mut();
+        for (own, frame) in own.iter_mut().zip(frames) {
+            *own = self.own(*frame);
+        }
+        let from = PhysmapSpace::ForeignGmfn(self.guest);
+        // SAFETY: the target frames are in the window, where this domain has no RAM, and
+        // nobody touches them before they are recorded as mapped.
+        unsafe { memory::add_to_physmap_batch(&XEN, DomId::SELF, from, frames, &own, errors) }
+    }
+
+    fn unmap(
+        &self,
+        frames: &[u64],
+        results: &mut [Result<(), Errno>; UNMAP_BATCH],
+    ) -> Result<(), Errno> {
+        let mut arguments = [const { RemoveFromPhysmap::new(DomId::SELF, Gfn(0)) }; UNMAP_BATCH];
         let mut calls = [const { MulticallEntry::empty() }; UNMAP_BATCH];
-        for (call, frame) in calls.iter_mut().zip(&self.frames[..self.used]) {
-            *call = memory::remove_from_physmap_entry(frame);
+        let used = frames.len().min(UNMAP_BATCH);
+        let each = calls.iter_mut().zip(&mut arguments).zip(frames);
+        for ((call, argument), frame) in each {
+            *argument = RemoveFromPhysmap::new(DomId::SELF, Gfn(self.own(*frame)));
+            *call = memory::remove_from_physmap_entry(argument);
         }
-        // SAFETY: the frames are in the window and were just recorded as not mapped.
-        let result = unsafe { multicall::multicall(&XEN, &mut calls[..self.used]) };
-        if let Err(error) = result {
-            log::error!("unmapping {} frames of the guest: {error}", self.used);
+        // SAFETY: the frames are in the window and were just recorded as not mapped; the arguments outlive the call.
+        unsafe { multicall::multicall(&XEN, &mut calls[..used]) }?;
+        for (result, call) in results.iter_mut().zip(&calls[..used]) {
+            *result = call.result().map(drop);
         }
-        let failed = calls[..self.used]
-            .iter()
-            .filter(|call| call.result().is_err())
-            .count();
-        if failed != 0 {
-            log::error!("{failed} frames of the guest stay mapped: it may stay a zombie");
-        }
-        counters::add(&counters::FRAMES_UNMAPPED, (self.used - failed) as u64);
-        self.used = 0;
+        Ok(())
+    }
+
+    fn count_mapped(&self, frames: u64) {
+        counters::add(&counters::FRAMES_MAPPED, frames);
+    }
+
+    fn count_unmapped(&self, frames: u64) {
+        counters::add(&counters::FRAMES_UNMAPPED, frames);
     }
 }
 

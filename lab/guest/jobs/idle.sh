@@ -1,5 +1,6 @@
 # shellcheck shell=sh
-# Reads its disk once and then does nothing with it. `xl shutdown` ends it: the kernel then runs poweroff.
+# Reads its disk once and then does nothing with it, until "busy" is typed at its console: then it reads without end.
+# `xl shutdown` ends it: the kernel then runs poweroff.
 
 wait_for_disk
 dd if="/dev/$DISK" of=/dev/null bs=64k count=16 iflag=direct 2>/dev/null
@@ -16,6 +17,11 @@ if grep -q 0x0004 /sys/bus/virtio/devices/*/device; then
         "$(od -An -v -tx8 -w8 /run/random | sort -u | wc -l) different words"
 fi
 say ready
+while read -r command; do
+    if [ "$command" = busy ]; then
+        while dd if="/dev/$DISK" of=/dev/null bs=64k iflag=direct; do :; done 2>/dev/null &
+    fi
+done
 while :; do
     sleep 1000
 done

@@ -9,6 +9,12 @@ use crate::failure::{At, Failure, Trouble};
 use crate::host::{Change, Domain, Host, node};
 use crate::rollback::{Rollback, Undo};
 
+/// The node with the guest's port by which libxl would ask it to suspend, if there is one. Its value is a port that nobody
+/// can bind to: libxl gives up before it asks the guest anything. Without that, `xl save` would save a guest whose devices
+/// are nowhere when it is restored.
+const SUSPEND: &str = "device/suspend/event-channel";
+const NO_PORT: &str = "0";
+
 /// How often the driver domain's state is looked at.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -58,9 +64,29 @@ pub(crate) fn attach(
         TargetType::Pvh => xenbus_devices(driver.id, guest.id, devices),
     };
     changes.extend(description(driver.id, guest.id, kind, devices));
+    let suspend = node(guest.id, SUSPEND);
+    let before = host
+        .store
+        .read(&suspend)
+        .at(&guest.name, "refuse suspend")?;
+    changes.push(Change::Write {
+        path: suspend.clone(),
+        value: NO_PORT.into(),
+    });
     host.store
         .change(&changes)
         .at(&driver.name, "describe devices")?;
+    rollback.push(match before {
+        Some(value) => Undo::Write {
+            domain: guest.name.clone(),
+            path: suspend,
+            value: String::from_utf8_lossy(&value).into_owned(),
+        },
+        None => Undo::RemoveNodes {
+            domain: guest.name.clone(),
+            paths: vec![suspend],
+        },
+    });
     if kind == TargetType::Pvh {
         rollback.push(Undo::RemoveNodes {
             domain: driver.name.clone(),

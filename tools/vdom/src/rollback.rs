@@ -14,6 +14,12 @@ pub(crate) enum Undo {
     Destroy { id: u16, name: String },
     /// Remove what was written to xenstore.
     RemoveNodes { domain: String, paths: Vec<String> },
+    /// Write to xenstore what was there.
+    Write {
+        domain: String,
+        path: String,
+        value: String,
+    },
     /// Remove a directory that was made.
     RemoveDir(PathBuf),
 }
@@ -70,6 +76,19 @@ impl Undo {
                 let result = host
                     .store
                     .change(&changes)
+                    .map_err(|trouble| (trouble.what, remedy));
+                (domain, result)
+            }
+            Undo::Write {
+                domain,
+                path,
+                value,
+            } => {
+                let remedy = format!("xenstore-write {path} \"{value}\"");
+                host.report.step(&domain, &format!("roll back: {remedy}"));
+                let result = host
+                    .store
+                    .change(&[Change::Write { path, value }])
                     .map_err(|trouble| (trouble.what, remedy));
                 (domain, result)
             }

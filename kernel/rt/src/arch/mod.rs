@@ -33,6 +33,13 @@ impl<T> IrqLock<T> {
     }
 }
 
+impl<T> vd_kernel_core::server::Lock<T> for IrqLock<T> {
+    #[inline]
+    fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
+        self.with(f)
+    }
+}
+
 /// Stops this CPU for good.
 pub fn halt() -> ! {
     loop {

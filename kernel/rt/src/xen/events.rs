@@ -108,11 +108,19 @@ pub fn unmask(port: EvtchnPort) -> Result<(), Errno> {
 }
 
 /// Stops listening to `port` and closes it.
-pub fn close(port: EvtchnPort) {
+///
+/// # Errors
+/// What Xen says; the port stays open then.
+pub fn try_close(port: EvtchnPort) -> Result<(), Errno> {
     if let Some(entry) = MEANING.get(port.0 as usize) {
         entry.store(NOTHING, Ordering::Release);
     }
-    if let Err(error) = event_channel::close(&XEN, port) {
+    event_channel::close(&XEN, port)
+}
+
+/// The same, for who can do nothing about an error.
+pub fn close(port: EvtchnPort) {
+    if let Err(error) = try_close(port) {
         log::debug!("closing event channel {}: {error}", port.0);
     }
 }

@@ -39,6 +39,23 @@ fn names_and_ids_are_understood() {
 }
 
 #[test]
+fn row31_a_served_guest_is_not_suspended_and_one_that_is_not_served_can_be() {
+    let suspend = node(8, "device/suspend/event-channel");
+    for before in [None, Some("")] {
+        for behaviour in [Behaviour::Ready, Behaviour::Fails("no")] {
+            let fake = two_domains();
+            if let Some(before) = before {
+                fake.0.borrow_mut().set(&suspend, before);
+            }
+            fake.0.borrow_mut().behaviour = behaviour;
+            let attached = attach_to(&fake, "driver", "guest");
+            let expected = attached.map_or(before, |()| Some("0"));
+            assert_eq!(fake.value(&suspend).as_deref(), expected, "{behaviour:?}");
+        }
+    }
+}
+
+#[test]
 fn a_disk_that_the_driver_domain_does_not_have_is_missed_before_anything_is_done() {
     let fake = two_domains();
     let devices = Devices::parse([&b"type=blk,backend=vbd:xvdb"[..]]).unwrap();
