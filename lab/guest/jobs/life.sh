@@ -6,14 +6,14 @@ MIB=8
 
 # A half that is written once, and a half that is written anew in each round.
 write_once() {
-    dd if=/dev/urandom of=/run/once bs=1M count=2 && dd if=/run/once of="/dev/$DISK" bs=1M seek=$MIB oflag=direct
+    dd if=/dev/urandom of=/run/once bs=1M count=1 && dd if=/run/once of="/dev/$DISK" bs=1M seek=$MIB oflag=direct
 }
 
 # verify_round: fio writes at random places of the first half and compares checksums; the other half is as it was.
 verify_round() {
     fio --name=life --filename="/dev/$DISK" --size="${MIB}M" --direct=1 --ioengine=libaio --iodepth=16 --rw=randrw \
-        --bssplit=4k/60:64k/40 --number_ios=100 --verify=crc32c --verify_fatal=1 --randrepeat=0 --output=/run/fio.log &&
-        dd if="/dev/$DISK" of=/run/again bs=1M skip=$MIB count=2 iflag=direct && cmp /run/once /run/again
+        --bssplit=4k/60:64k/40 --number_ios=60 --verify=crc32c --verify_fatal=1 --randrepeat=0 --output=/run/fio.log &&
+        dd if="/dev/$DISK" of=/run/again bs=1M skip=$MIB count=1 iflag=direct && cmp /run/once /run/again
 }
 
 wait_for_disk
