@@ -22,4 +22,5 @@ while (($#)); do
     shift 2
 done
 ./run-qemu.sh --timeout $((MINUTES * 60 + 900)) \
-    --exec "VD_SOAK_MINUTES=$MINUTES VD_SOAK_SEED=$SEED bash /lab/run-scenario.sh soak"
+    --exec "VD_SOAK_MINUTES=$MINUTES VD_SOAK_SEED=$SEED bash /lab/run-scenario.sh soak || {
+        status=\$?; tail -v -n 30 /var/log/xen/console/*.log; exit \$status; }"

@@ -9,10 +9,14 @@ ACTIONS=(work reboot shutdown destroy destroy_guest destroy_driver panic nmi pau
 declare -A TIMES
 RANDOM=$SEED
 
-# count_of NAME REGEX: how many lines of its console match.
-count_of() { grep -aEc "$2" "$(console "$1")" 2>/dev/null || true; }
+# count_of NAME REGEX: how many lines of its console match. It may have none yet.
+count_of() {
+    local count
+    count=$(grep -aEc "$2" "$(console "$1")" 2>/dev/null) || true
+    echo "${count:-0}"
+}
 
-# lines NAME REGEX COUNT: whether there are more than that.
+# more_lines NAME REGEX COUNT: whether there are more than that.
 more_lines() { (($(count_of "$1" "$2") > $3)); }
 
 # goes_on NAME: it syncs two more records than there are: the second is of a write that has begun since.
