@@ -6,9 +6,11 @@
 mod config;
 mod packed;
 mod split;
+mod state;
 mod walk;
 
 pub use config::{Area, QueueConfig};
+pub use state::Place;
 
 use crate::chain::Chain;
 use crate::fault::FaultKind;

@@ -8,7 +8,7 @@
 //! them in their order, sees all or none.
 
 use super::walk::Flags;
-use super::{Interrupt, Popped};
+use super::{Interrupt, Place, Popped};
 use crate::chain::Chain;
 use crate::fault::FaultKind;
 use crate::features::Features;
@@ -130,6 +130,42 @@ impl Packed {
             undecided: 0,
             in_flight: 0,
         }
+    }
+
+    /// Where it stands.
+    pub(super) fn standing(&self) -> Place {
+        Place {
+            given: self.next_used.word(),
+            shown: self.published.word(),
+            flags: self.held.map_or(0, |(_, flags)| flags.bits()),
+            told: self.undecided,
+        }
+    }
+
+    /// Goes on from there. Returns false if that cannot be.
+    pub(super) fn resume<M: GuestMemory + ?Sized>(
+        &mut self,
+        mem: &M,
+        place: &Place,
+    ) -> Result<bool, MemError> {
+        let given = Cursor::from_word(place.given);
+        let shown = Cursor::from_word(place.shown);
+        let unshown = given.since(shown, self.size);
+        if given.offset >= self.size || shown.offset >= self.size || unshown > self.size.into() {
+            return Ok(false);
+        }
+        self.next_avail = given;
+        self.next_used = given;
+        self.published = shown;
+        self.undecided = place.told;
+        if unshown != 0 {
+            let mut flags = Flags::from_bits_truncate(place.flags) & Flags::WRITE;
+            flags.set(Flags::AVAIL | Flags::USED, shown.wrap);
+            self.held = Some((field(self.place(shown), FLAGS), flags));
+            self.unpublished = u16::try_from(unshown).unwrap_or(self.size);
+            self.publish(mem)?;
+        }
+        Ok(true)
     }
 
     /// Where the entry `ahead` of the next available one is; `ahead` is less than the size.

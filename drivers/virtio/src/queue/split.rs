@@ -3,7 +3,7 @@
 //! Indices run freely over 16 bits and wrap; an entry is at the index modulo the size. The set of heads in flight is the
 //! caller's: it has a bit for every head of the largest queue that there may be.
 
-use super::{Interrupt, Popped, is_passed};
+use super::{Interrupt, Place, Popped, is_passed};
 use crate::chain::Chain;
 use crate::fault::FaultKind;
 use crate::features::Features;
@@ -54,6 +54,42 @@ impl Split {
             published: 0,
             decided: 0,
         }
+    }
+
+    /// Where it stands.
+    pub(super) fn standing(&self) -> Place {
+        Place {
+            given: self.next_used,
+            shown: self.published,
+            flags: 0,
+            told: self.decided.into(),
+        }
+    }
+
+    /// Goes on from there. Returns false if that cannot be: no more than the ring has were not shown or decided, and the
+    /// driver's memory says as far as it was shown.
+    pub(super) fn resume<M: GuestMemory + ?Sized>(
+        &mut self,
+        mem: &M,
+        place: &Place,
+    ) -> Result<bool, MemError> {
+        let Ok(decided) = u16::try_from(place.told) else {
+            return Ok(false);
+        };
+        let unshown = place.given.wrapping_sub(place.shown);
+        let in_memory = mem.load_u16(ring(self.used, IDX))?;
+        // It may have been shown after this was written down.
+        let ahead = place.given.wrapping_sub(in_memory);
+        if unshown > self.size || ahead > unshown {
+            return Ok(false);
+        }
+        self.next_avail = place.given;
+        self.seen_avail = place.given;
+        self.next_used = place.given;
+        self.published = in_memory;
+        self.decided = decided;
+        self.publish(mem)?;
+        Ok(true)
     }
 
     /// Takes the next request; its buffers go into `chain`.
