@@ -7,9 +7,7 @@ use vd_blk::{BlockDevice, Geometry, RamDisk};
 use vd_peer::{ArenaMemory, Registers, Shared, TestHal, noise};
 use vd_virtio::fault::FaultKind;
 use vd_virtio::state::Writer;
-use vd_virtio::{
-    Chain, Device, DeviceId, Features, GuestMemory, MmioTransport, Pass, Progress,
-};
+use vd_virtio::{Chain, Device, DeviceId, Features, GuestMemory, MmioTransport, Pass, Progress};
 use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
 
 const SECTORS: usize = 256;
@@ -51,7 +49,12 @@ impl Device for Gate {
 
 fn gate(content: Vec<u8>, closed: &Rc<Cell<bool>>) -> Gate {
     Gate {
-        disk: BlockDevice::new(RamDisk::new(content), Geometry::of_blocks(512), b"NEXT", false),
+        disk: BlockDevice::new(
+            RamDisk::new(content),
+            Geometry::of_blocks(512),
+            b"NEXT",
+            false,
+        ),
         closed: Rc::clone(closed),
     }
 }

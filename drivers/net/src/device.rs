@@ -4,6 +4,7 @@ use alloc::rc::Rc;
 use core::cell::RefCell;
 
 use vd_virtio::fault::FaultKind;
+use vd_virtio::state::{BadState, Reader, Writer};
 use vd_virtio::{Chain, Device, DeviceId, Features, GuestMemory, Pass, Progress};
 
 use crate::control;
@@ -152,6 +153,38 @@ impl Device for NetDevice {
             Role::Receive(pair) => switch.reset_receive(self.port, pair),
             Role::Transmit(_) => switch.forget_sent(self.port, Some(queue)),
             Role::Control | Role::None => {}
+        }
+    }
+
+    /// Sent frames may wait for different receivers; buffers for what is received are used as they come.
+    fn keeps_order(&self, queue: u16) -> bool {
+        let switch = self.switch.borrow();
+        !matches!(self.role(&switch, queue), Role::Transmit(_))
+    }
+
+    /// Frames that wait are dropped, as they would be within a second.
+    fn quiesce(&mut self) {
+        self.switch.borrow_mut().drop_all_waiting();
+    }
+
+    fn save(&self, to: &mut Writer<'_>) {
+        to.bytes(&self.mac().0);
+        to.u16(self.with(|port| port.pairs).unwrap_or(1));
+    }
+
+    /// By the rules for the commands that the driver has set both with.
+    fn restore(&mut self, from: &mut Reader<'_>) -> Result<(), BadState> {
+        let bytes = from.bytes(6)?;
+        let mac = Mac(bytes.try_into().map_err(|_| BadState::Short)?);
+        let pairs = from.u16()?;
+        let mut switch = self.switch.borrow_mut();
+        let is_set =
+            mac == self.config.mac || control::set_mac(&mut switch, self.port, mac).is_some();
+        let is_used = pairs == 1 || control::set_pairs(&mut switch, self.port, pairs).is_some();
+        if is_set && is_used {
+            Ok(())
+        } else {
+            Err(BadState::Content)
         }
     }
 

@@ -118,7 +118,10 @@ impl fmt::Display for BadState {
             Self::Device(id) => write!(f, "it is of a device of type {id}"),
             Self::Status(status) => write!(f, "the device status {status:#x} is impossible"),
             Self::Features(features) => {
-                write!(f, "the driver has chosen features that are not offered: {features:#x}")
+                write!(
+                    f,
+                    "the driver has chosen features that are not offered: {features:#x}"
+                )
             }
             Self::Queues(queues) => write!(f, "it is of a device with {queues} queues"),
             Self::Queue(queue) => write!(f, "queue {queue} makes no sense"),

@@ -240,7 +240,10 @@ impl Rig {
     fn succeed(&mut self) {
         let in_order = self.transport.device().in_order;
         let left = self.transport.drain(&self.mem, &mut self.chain);
-        assert_eq!(left, 0, "what is in order may stay, the rest can be given back");
+        assert_eq!(
+            left, 0,
+            "what is in order may stay, the rest can be given back"
+        );
         let state = self.export();
         let mut next = transport(in_order);
         next.import(&self.mem, &state, false).unwrap();
@@ -253,7 +256,12 @@ impl Rig {
     }
 }
 
-const KINDS: [u64; 4] = [SPLIT, SPLIT | EVENTS, SPLIT | PACKED, SPLIT | PACKED | EVENTS];
+const KINDS: [u64; 4] = [
+    SPLIT,
+    SPLIT | EVENTS,
+    SPLIT | PACKED,
+    SPLIT | PACKED | EVENTS,
+];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
@@ -338,7 +346,11 @@ fn every_byte_of_a_state() {
                 let mut next = transport(true);
                 let result = next.import(&rig.mem, &state, false);
                 rig.transport = next;
-                assert_eq!(result.is_err(), rig.is_broken(), "byte {at}: {value}: {result:?}");
+                assert_eq!(
+                    result.is_err(),
+                    rig.is_broken(),
+                    "byte {at}: {value}: {result:?}"
+                );
             }
             let mut next = transport(true);
             assert!(next.import(&rig.mem, &good[..at], false).is_err());
@@ -364,7 +376,11 @@ fn each_thing_that_can_be_wrong() {
         (4, 8, BadState::Status(8)),
         (4, 16, BadState::Status(16)),
         (8 + 3, 1, BadState::Features(SPLIT | 1 << 24)),
-        (8 + 4, 0, BadState::Features(SPLIT & !Features::VERSION_1.bits())),
+        (
+            8 + 4,
+            0,
+            BadState::Features(SPLIT & !Features::VERSION_1.bits()),
+        ),
         (queue - 2, 3, BadState::Queues(3)),
         (queue, 3, BadState::Ring(0)),
         (queue + 4, 1, BadState::Ring(0)),
@@ -381,7 +397,11 @@ fn each_thing_that_can_be_wrong() {
         let mut state = good.clone();
         state[at] = value;
         let mut next = transport(true);
-        assert_eq!(next.import(&rig.mem, &state, false), Err(error), "byte {at}");
+        assert_eq!(
+            next.import(&rig.mem, &state, false),
+            Err(error),
+            "byte {at}"
+        );
         assert!(next.status().contains(Status::NEEDS_RESET));
         assert_eq!(next.read(0x60, 4), u64::from(INTERRUPT_CONFIG));
         assert!(!next.device().active, "it forgets what it was told");
