@@ -21,12 +21,23 @@ pub const DEVICE: &str = "virtio-domain/device";
 pub const COMMIT: &str = "virtio-domain/commit";
 /// The value of [`COMMIT`].
 pub const COMMIT_VALUE: &str = "1";
+/// `1` if the driver domain is to take the place of another one, in steps: see [`crate::succession`].
+pub const SUCCEEDS: &str = "virtio-domain/succeeds";
+/// The value of [`SUCCEEDS`].
+pub const SUCCEEDS_VALUE: &str = "1";
+/// What the driver domain is to do next, when another one takes its place, or it another's: see
+/// [`crate::succession::Order`]. The driver domain watches it.
+pub const ORDER: &str = "virtio-domain/order";
 /// Directory that the driver domain writes.
 pub const STATUS: &str = "virtio-domain/status";
 /// See [`crate::State`].
 pub const STATUS_STATE: &str = "virtio-domain/status/state";
 /// Why the state is `failed`, and what to do.
 pub const STATUS_ERROR: &str = "virtio-domain/status/error";
+/// How far it is with what [`ORDER`] says: see [`crate::succession::Stage`].
+pub const STATUS_STAGE: &str = "virtio-domain/status/stage";
+/// Where its memory is that another driver domain has a counterpart of: see [`crate::succession::Piece`].
+pub const STATUS_MEMORY: &str = "virtio-domain/status/memory";
 /// Directory of counters: decimal numbers; see [`CounterPath`].
 pub const STATUS_COUNTERS: &str = "virtio-domain/status/counters";
 

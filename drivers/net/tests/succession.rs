@@ -23,7 +23,7 @@ fn succeed(world: &mut World) {
         assert!(rounds < 4);
     }
     let switch = Rc::new(RefCell::new(Switch::new()));
-    let states: Vec<Vec<u8>> = world.ports.iter().map(|port| state(port)).collect();
+    let states: Vec<Vec<u8>> = world.ports.iter().map(state).collect();
     for (port, state) in world.ports.iter_mut().zip(states) {
         let config = port.transport.device().config();
         let device = NetDevice::new(&switch, config).unwrap();

@@ -3,8 +3,10 @@
 //! Invariant: [`Guest::attach`] either succeeds, or leaves nothing behind: each step is recorded in the
 //! [`Guest`] before the next is tried, and dropping it undoes what was done.
 
+mod succession;
+
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use core::ops::Range;
 
 use vd_config::Doorbell as Kind;
@@ -14,6 +16,7 @@ use vd_config::slot::{
 use vd_ioreq::doorbell::{Doorbell, DoorbellError, DoorbellWidth, Match, Recipient};
 use vd_ioreq::page::SlotPage;
 use vd_ioreq::{SlotIndex, Space, Width};
+use vd_kernel_core::bequest::Bequest;
 use vd_kernel_core::description::Description;
 use vd_virtio::mmio::QUEUE_NOTIFY;
 use xen_hypercall::dm::{self, BufferedRing, IoRange, ServerId};
@@ -22,6 +25,7 @@ use xen_hypercall::memory::{self, Resource};
 use xen_hypercall::{DomId, Errno, EvtchnPort, Gfn};
 
 use super::devices::{self, DeviceTable};
+use super::inheritance::Inheritance;
 use super::posted;
 use super::release;
 use super::slots::{self, IoreqPage, VCPUS};
@@ -44,6 +48,8 @@ const ACCESSES: usize = 2 * VCPUS;
 /// I/O ports of doorbells.
 const PORTS: u64 = (DOORBELL_PORT_LAST - DOORBELL_PORT_BASE) as u64 + 1;
 
+pub use succession::is_taken;
+
 /// A guest that is being served.
 pub struct Guest {
     id: DomId,
@@ -59,19 +65,20 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Takes over the guest of a description.
+    /// Takes over the guest of a description; with an inheritance, from another driver domain.
     ///
     /// # Errors
     /// What is wrong and what to do, for the operator.
     pub fn attach(
         description: &Description,
         module: Option<&Range<u64>>,
-        vbds: &Vbds,
-        vifs: &Vifs,
+        mut inheritance: Option<Inheritance>,
+        (vbds, vifs): (&Vbds, &Vifs),
     ) -> Result<Self, String> {
         let id = DomId(description.target.get());
         let vcpus = vcpus(id)?;
-        let devices = devices::build(id, description, module, (vbds, vifs))?;
+        let inherited = inheritance.as_mut();
+        let devices = devices::build(id, description, module, inherited, (vbds, vifs))?;
         let memory =
             Memory::new(id, devices.needs()).map_err(|error| format!("guest memory: {error}"))?;
         let mut guest = Self {
@@ -83,6 +90,10 @@ impl Guest {
             ring: None,
             ring_port: None,
         };
+        if let Some(inheritance) = &inheritance {
+            let left = Bequest::read(inheritance.state()).map_err(|why| why.to_string())?;
+            guest.devices.import(&guest.memory, &left);
+        }
         let server = guest.create_server()?;
         guest.bind_ports()?;
         guest.add_doorbells()?;

@@ -150,6 +150,27 @@ impl Signal {
         Ok(())
     }
 
+    /// Lowers the line, if it is up: another driver domain is to take over.
+    ///
+    /// # Errors
+    /// As for [`Signal::update`].
+    pub fn withdraw(
+        &mut self,
+        guest: DomId,
+        slot: SlotIndex,
+    ) -> Result<(), (&'static str, Errno)> {
+        if !matches!(self.path, Path::Line(true)) {
+            return Ok(());
+        }
+        let call = Call::PciIntxLevel {
+            guest,
+            device: slot.pci_device(),
+            intx: INTX,
+            level: false,
+        };
+        self.set_line(slot, false, call, None)
+    }
+
     fn set_line(
         &mut self,
         slot: SlotIndex,

@@ -368,6 +368,16 @@ pub fn next() -> Option<(Ticket, Access)> {
     })
 }
 
+/// Whether a vCPU waits for an answer, or has posted what was not carried out.
+pub fn is_asked() -> bool {
+    let Some(page) = page() else { return false };
+    let asked = |slot| {
+        let state = page.control(SlotIndex(slot)).state();
+        matches!(state, Some(State::Ready | State::InProcess))
+    };
+    !posted::is_empty() || (0..page.vcpus as u16).any(asked)
+}
+
 /// Answers a request. The vCPU waits until an event is sent on the port that this returns.
 pub fn complete(ticket: Ticket, data: u64) -> Option<xen_hypercall::EvtchnPort> {
     let page = page()?;
