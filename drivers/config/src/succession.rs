@@ -166,7 +166,10 @@ impl Piece {
             "state" => Use::State,
             slot => Use::Disk(SlotIndex::parse(slot.as_bytes()).ok()?),
         };
-        let (start, len) = (canonical_u64(start.as_bytes())?, canonical_u64(len.as_bytes())?);
+        let (start, len) = (
+            canonical_u64(start.as_bytes())?,
+            canonical_u64(len.as_bytes())?,
+        );
         let fits = start.is_multiple_of(PAGE) && start.checked_add(len)? <= 1 << 52;
         (fits && len != 0).then_some(Self { of, start, len })
     }

@@ -90,10 +90,7 @@ impl Inheritance {
 }
 
 /// Names pieces of memory as in xenstore.
-pub fn list(
-    state: Range<u64>,
-    disks: impl Iterator<Item = (SlotIndex, Range<u64>)>,
-) -> String {
+pub fn list(state: Range<u64>, disks: impl Iterator<Item = (SlotIndex, Range<u64>)>) -> String {
     let mut text = String::new();
     let pieces = disks.map(|(slot, range)| (Use::Disk(slot), range));
     for (of, range) in core::iter::once((Use::State, state)).chain(pieces) {

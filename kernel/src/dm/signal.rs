@@ -154,11 +154,7 @@ impl Signal {
     ///
     /// # Errors
     /// As for [`Signal::update`].
-    pub fn withdraw(
-        &mut self,
-        guest: DomId,
-        slot: SlotIndex,
-    ) -> Result<(), (&'static str, Errno)> {
+    pub fn withdraw(&mut self, guest: DomId, slot: SlotIndex) -> Result<(), (&'static str, Errno)> {
         if !matches!(self.path, Path::Line(true)) {
             return Ok(());
         }

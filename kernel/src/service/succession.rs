@@ -153,7 +153,10 @@ impl Service {
     ///
     /// # Errors
     /// What is wrong and what to do, for the operator.
-    pub(super) fn inherit(&mut self, description: &Description) -> Result<Option<Inheritance>, String> {
+    pub(super) fn inherit(
+        &mut self,
+        description: &Description,
+    ) -> Result<Option<Inheritance>, String> {
         let succeeds = self.store.read_string(keys::SUCCEEDS, 8);
         if succeeds.ok().as_deref() != Some(keys::SUCCEEDS_VALUE) {
             return Ok(None);

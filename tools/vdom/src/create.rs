@@ -153,6 +153,15 @@ fn files(
     rollback.push(Undo::RemoveDir(dir.path().to_owned()));
     let table = table.map(|table| dir.write_table(&table));
     let table = table.transpose().at(name, STEP)?;
+    if let Source::File {
+        text, overrides, ..
+    } = &plan.driver.source
+    {
+        // For when another driver domain takes this one's place.
+        dir.write_driver_config(text).at(&plan.driver.name, STEP)?;
+        dir.write_driver_overrides(overrides)
+            .at(&plan.driver.name, STEP)?;
+    }
     let config = match &plan.driver.source {
         Source::File { path, .. } if !again => path.clone(),
         // When it is created again, the file may be another one.

@@ -7,6 +7,8 @@ mod disks;
 mod networks;
 mod size;
 
+pub(crate) use disks::device as disk_name;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -224,7 +226,7 @@ fn check_pvh(config: &Config) -> Result<(), Trouble> {
     ))
 }
 
-fn check_image(path: &Path, key: &str) -> Result<(), Trouble> {
+pub(crate) fn check_image(path: &Path, key: &str) -> Result<(), Trouble> {
     let read = std::fs::File::open(path).and_then(|mut file| {
         let mut start = [0; 5];
         std::io::Read::read_exact(&mut file, &mut start).map(|()| start)
@@ -313,7 +315,7 @@ pub(crate) fn quote(text: &str) -> String {
     )
 }
 
-fn quote_path(path: &Path) -> Result<String, Trouble> {
+pub(crate) fn quote_path(path: &Path) -> Result<String, Trouble> {
     // xl resolves relative paths by itself, from wherever it is started.
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     absolute.to_str().map(quote).ok_or_else(|| {

@@ -10,7 +10,7 @@ use vd_config::keys;
 
 use crate::domctl::DomainInfo;
 use crate::failure::Trouble;
-use crate::host::{Change, Clock, Host, Hypervisor, Store, Xl, node};
+use crate::host::{Bridge, Change, Clock, Host, Hypervisor, Store, Xl, node};
 use crate::report::Reporter;
 use crate::xlcfg::Config;
 
@@ -303,6 +303,41 @@ impl Xl for Fake {
         world.remove_domain(id);
         Ok(())
     }
+
+    fn rename(&mut self, id: u16, name: &str) -> Result<(), Trouble> {
+        let mut world = self.0.borrow_mut();
+        world.call("rename", &format!("{id} {name}"))?;
+        let taken = world
+            .state
+            .domains
+            .values()
+            .any(|domain| domain.name == name);
+        assert!(!taken, "{name} is taken");
+        if let Some(domain) = world.state.domains.get_mut(&id) {
+            domain.name = name.into();
+        }
+        world.set(&node(id, "name"), name);
+        Ok(())
+    }
+
+    fn block_detach(&mut self, id: u16, disk: &str) -> Result<(), Trouble> {
+        self.only_log("detach", &format!("{id} {disk}"))
+    }
+
+    fn block_attach(&mut self, id: u16, disk: &str) -> Result<(), Trouble> {
+        self.only_log("attach", &format!("{id} {disk}"))
+    }
+
+    fn trigger_nmi(&mut self, id: u16) -> Result<(), Trouble> {
+        self.only_log("nmi", &id.to_string())
+    }
+}
+
+impl Fake {
+    /// A call that changes nothing that tests look at.
+    fn only_log(&mut self, kind: &str, what: &str) -> Result<(), Trouble> {
+        self.0.borrow_mut().call(kind, what)
+    }
 }
 
 impl Store for Fake {
@@ -407,6 +442,42 @@ impl Hypervisor for Fake {
         assert_eq!(driver.target, None, "one target for ever");
         driver.target = Some(guest);
         Ok(())
+    }
+
+    fn pause(&mut self, id: u16) -> Result<(), Trouble> {
+        self.only_log("pause", &id.to_string())?;
+        self.0
+            .borrow_mut()
+            .state
+            .domains
+            .get_mut(&id)
+            .unwrap()
+            .paused = true;
+        Ok(())
+    }
+
+    fn unpause(&mut self, id: u16) -> Result<(), Trouble> {
+        Xl::unpause(self, id)
+    }
+
+    fn bridge(
+        &mut self,
+        from: (u16, u64),
+        to: (u16, u64),
+        bytes: u64,
+    ) -> Result<Box<dyn Bridge>, Trouble> {
+        self.only_log("bridge", &format!("{from:?} {to:?} {bytes}"))?;
+        Ok(Box::new(FakeBridge(self.clone(), from.0)))
+    }
+}
+
+/// A piece of memory.
+struct FakeBridge(Fake, u16);
+
+impl Bridge for FakeBridge {
+    fn copy(&mut self) -> u64 {
+        let _ = self.0.only_log("copy", &self.1.to_string());
+        4096
     }
 }
 

@@ -15,10 +15,12 @@ use std::time::Duration;
 
 use crate::create::{self, Options, Plan};
 use crate::destroy;
+use crate::driver::{self, Source};
 use crate::failure::{At, Failure};
 use crate::guest::Ending;
 use crate::host::{Domain, Host};
 use crate::report::Reporter;
+use crate::rundir::RunDir;
 
 pub(crate) use pace::Pace;
 use pace::SHORTEST;
@@ -43,6 +45,7 @@ pub(crate) fn run(
     first: Domain,
 ) -> Result<(), Failure> {
     let mut guest = first;
+    let mut plan = plan.clone();
     let mut restarts = 0u32;
     let options = Options {
         paused: false,
@@ -51,7 +54,7 @@ pub(crate) fn run(
     };
     loop {
         let started = host.clock.now();
-        let Some(ending) = wait_for_end(host, plan, &guest) else {
+        let Some(ending) = wait_for_end(host, &plan, &guest) else {
             return Ok(());
         };
         let gap = pace.after(host.clock.now().saturating_sub(started));
@@ -70,7 +73,8 @@ pub(crate) fn run(
         if ended.is_none() || !rest(host, left) {
             return Ok(());
         }
-        guest = create_again(host, plan, options)?;
+        follow(host, &mut plan);
+        guest = create_again(host, &plan, options)?;
     }
 }
 
@@ -129,6 +133,17 @@ fn is_gone(host: &mut Host, guest: &Domain) -> Result<bool, Failure> {
         .domain_info(guest.id)
         .at(&guest.name, STEP)?;
     Ok(info.is_none_or(|info| info.dying))
+}
+
+/// Another driver domain may have taken the place of the first one, with another image: that is the one to go on with.
+fn follow(host: &Host, plan: &mut Plan) {
+    let Some(image) = RunDir::of(&host.run_dir, &plan.guest.name).image() else {
+        return;
+    };
+    let (Source::Text(text) | Source::File { text, .. }) = &mut plan.driver.source;
+    if let Ok(image) = driver::quote_path(&image) {
+        text.push_str(&format!("\nkernel = {image}\n"));
+    }
 }
 
 fn create_again(host: &mut Host, plan: &Plan, options: Options) -> Result<Domain, Failure> {

@@ -78,9 +78,11 @@ impl DeviceTable {
         let mut devices = heapless::Vec::<&Device, { vd_config::SLOTS }>::new();
         // There are no more than slots.
         devices.extend(self.iter().take(vd_config::SLOTS));
-        let devices = devices
-            .iter()
-            .map(|device| (device.slot, |to: &mut Writer<'_>| device.transport.export(to)));
+        let devices = devices.iter().map(|device| {
+            (device.slot, |to: &mut Writer<'_>| {
+                device.transport.export(to)
+            })
+        });
         bequest::write(into, cause, devices)
     }
 
