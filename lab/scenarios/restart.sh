@@ -52,9 +52,16 @@ assert_eq "$(xl domid moved-vd)" "$second" "the driver domain"
 domain_exists moved-vd.new && fail "the new one is left"
 goes_on
 
-step "one that boots and never answers is given up, in the middle of it, with the disk: the old one gets it back"
-# It cannot be told to connect: its node is somebody else's.
-expect_fail 'moved-vd.new: connect disks' vdom restart --timeout 1 --image /root/silent moved
+step "one that dies when it has the disk already: the old one gets it back"
+has_disk() { xenstore-read "/local/domain/$(xl domid moved-vd.new)/device/vbd/51712/backend"; }
+vdom restart moved >/run/restart.log 2>&1 &
+restart=$!
+wait_for 20 "the disk is the new one's" has_disk
+expect_ok xl destroy moved-vd.new
+wait "$restart" && fail "it succeeded"
+cat /run/restart.log
+grep -q 'it has died' /run/restart.log || fail "it did not say why"
+grep -q 'serves it as before' /run/restart.log || fail "it did not say who serves"
 goes_on
 
 step "the guest reads everything again"

@@ -157,8 +157,8 @@ impl Service {
         &mut self,
         description: &Description,
     ) -> Result<Option<Inheritance>, String> {
-        let succeeds = self.store.read_string(keys::SUCCEEDS, 8);
-        if succeeds.ok().as_deref() != Some(keys::SUCCEEDS_VALUE) {
+        let version = self.store.read_string(keys::VERSION, 32);
+        if version.ok().as_deref() != Some(keys::VERSION_SUCCESSOR) {
             return Ok(None);
         }
         let inheritance = Inheritance::prepare(description, self.module.as_ref())?;

@@ -108,21 +108,34 @@ fn settle(host: &mut Host, pair: &Pair, new: &Domain, image: Option<&Path>) -> R
     destroy::end_drivers(host, std::slice::from_ref(old), GRACE)
 }
 
-fn lock(host: &Host, guest: &str) -> Result<File, Failure> {
+/// That nobody else does the same with this guest.
+struct Held {
+    path: PathBuf,
+    /// Locked as long as it is open.
+    _file: File,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Before the lock goes, with the file.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn lock(host: &Host, guest: &str) -> Result<Held, Failure> {
+    // No guest's name begins with a dot.
     let path = host.run_dir.join(format!(".{guest}.restart"));
     let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(false).mode(0o600);
-    let file = file.open(&path);
-    let held = file.and_then(|file| Ok(os::lock(&file, Lock::Try)?.then_some(file)));
+    let options = options.write(true).create(true).truncate(false).mode(0o600);
+    let held = options.open(&path).and_then(|file| {
+        let is_ours = os::lock(&file, Lock::Try)? && os::is_at(&file, &path);
+        Ok(is_ours.then_some(file))
+    });
     let fail = |what: String, remedy: &str| {
         Err(Trouble::new(what, remedy).at(guest, "restart driver domain"))
     };
     match held {
-        Ok(Some(file)) => {
-            // It is found by those only who have opened it before.
-            let _ = std::fs::remove_file(&path);
-            Ok(file)
-        }
+        Ok(Some(_file)) => Ok(Held { path, _file }),
         Ok(None) => fail("another vdom does that".into(), "wait for it"),
         Err(error) => fail(format!("{}: {error}", path.display()), "run vdom as root"),
     }

@@ -35,6 +35,8 @@ pub(super) struct Succession<'a> {
     pair: &'a Pair,
     timeout: Duration,
     new: Option<Domain>,
+    /// Its name, from when it may be there on.
+    name: Option<String>,
     /// Disks that the old one has lost, by their places in the list, and whether the new one has them.
     moved: Vec<(usize, bool)>,
     /// Whether the old one was told to do anything.
@@ -52,6 +54,7 @@ impl<'a> Succession<'a> {
             pair,
             timeout,
             new: None,
+            name: None,
             moved: Vec::new(),
             is_old_told: false,
             is_paused: false,
@@ -104,10 +107,9 @@ impl<'a> Succession<'a> {
         self.may_serve = true;
         self.order(&new, Order::TakeOver)?;
         self.wait_until_serving(&new)?;
-        let unpaused = self.host.hypervisor.unpause(guest.id);
+        // From here on there is no way back: the new one serves.
+        self.unpause();
         let now = self.host.clock.now();
-        self.is_paused = false;
-        unpaused.at(&guest.name, "unpause")?;
         Ok(Done {
             new,
             paused: now.saturating_sub(pausing),
@@ -134,6 +136,7 @@ impl<'a> Succession<'a> {
             &name,
             &format!("xl create -p {} {}", config.display(), overrides.join(" ")),
         );
+        self.name = Some(name.clone());
         host.xl.create(config, &overrides).at(&name, STEP)?;
         let found = host.find(&name).at(&name, STEP)?;
         let new = found.ok_or_else(|| {
@@ -145,16 +148,11 @@ impl<'a> Succession<'a> {
         host.xl.unpause(new.id).at(&name, STEP)?;
         let paired = host.hypervisor.set_target(new.id, guest.id);
         paired.at(&name, "set target")?;
-        let mut changes = vec![Change::Write {
-            path: node(new.id, keys::SUCCEEDS),
-            value: keys::SUCCEEDS_VALUE.into(),
-        }];
-        changes.extend(attach::description(
-            new.id,
-            guest.id,
-            TargetType::Hvm,
-            devices,
-        ));
+        let mut changes = attach::description(new.id, guest.id, TargetType::Hvm, devices);
+        changes.push(Change::Write {
+            path: node(new.id, keys::VERSION),
+            value: keys::VERSION_SUCCESSOR.into(),
+        });
         host.store.change(&changes).at(&name, "describe devices")?;
         Ok(new)
     }
@@ -294,7 +292,8 @@ impl<'a> Succession<'a> {
     /// Lets the old one go on. Whatever cannot be done is told.
     pub(super) fn take_back(&mut self) {
         let Pair { guest, old, .. } = self.pair;
-        if let Some(new) = self.new.take() {
+        let found = |name: String| self.host.find(&name).ok().flatten();
+        if let Some(new) = self.new.take().or_else(|| self.name.take().and_then(found)) {
             self.end(&new);
         }
         for (index, _) in std::mem::take(&mut self.moved).into_iter().rev() {
@@ -318,19 +317,25 @@ impl<'a> Succession<'a> {
                 self.note(old, &failure.to_string());
             }
         }
-        if self.is_paused
-            && let Err(trouble) = self.host.hypervisor.unpause(guest.id)
-        {
+        if self.is_paused {
+            self.unpause();
+        }
+        self.note(
+            guest,
+            &format!("{} (id {}) serves it as before", old.name, old.id),
+        );
+    }
+
+    fn unpause(&mut self) {
+        let guest = &self.pair.guest;
+        let mut unpause = || self.host.hypervisor.unpause(guest.id);
+        if let Err(trouble) = unpause().or_else(|_| unpause()) {
             let what = format!(
                 "it stays paused: {} (xl unpause {})",
                 trouble.what, guest.name
             );
             self.note(guest, &what);
         }
-        self.note(
-            guest,
-            &format!("{} (id {}) serves it as before", old.name, old.id),
-        );
     }
 
     fn has_disk(&mut self, domain: &Domain, number: u32) -> bool {
