@@ -106,6 +106,8 @@ pub enum BadState {
     Queue(u16),
     /// The ring of a queue is not what the driver's memory has, or is not RAM.
     Ring(u16),
+    /// Requests of a queue were under way, and what they are is not to be found any more.
+    Lost(u16),
     /// What belongs to the device type makes no sense.
     Content,
 }
@@ -126,6 +128,10 @@ impl fmt::Display for BadState {
             Self::Queues(queues) => write!(f, "it is of a device with {queues} queues"),
             Self::Queue(queue) => write!(f, "queue {queue} makes no sense"),
             Self::Ring(queue) => write!(f, "the ring of queue {queue} cannot be used"),
+            Self::Lost(queue) => write!(
+                f,
+                "requests of queue {queue} were under way, and a packed ring does not keep what they are (packed=0 is for that)"
+            ),
             Self::Content => f.write_str("what belongs to the type of the device makes no sense"),
         }
     }

@@ -387,8 +387,11 @@ fn each_thing_that_can_be_wrong() {
         (queue + 4 + 2, 1, BadState::Ring(0)),
         (queue + 4 + 24, 4 | 1, BadState::Queue(0)),
         // The driver's memory says that one request was used.
-        (place, 7, BadState::Ring(0)),
-        (place, 0, BadState::Ring(0)),
+        (place + 2, 7, BadState::Ring(0)),
+        (place + 2, 0, BadState::Ring(0)),
+        // Heads in flight, of a device that has none to do again.
+        (place + 12, 0xff, BadState::Short),
+        (place + 12, 1, BadState::Long),
         (good.len() - 2, 0xff, BadState::Content),
         (good.len() - 8, 0xff, BadState::Short),
         (good.len() - 8, 3, BadState::Long),
@@ -507,9 +510,9 @@ fn what_was_done_and_not_shown_is_shown() {
         let mut state = rig.export();
         // As it was before the last store: what it thinks that it has shown is one thing behind.
         let place = 4 + 4 + 8 + 1 + 12 + 4 + 4 + 2 + 4 + 24 + 1;
-        state[place + 2] = 1;
+        state[place + 4] = 1;
         if kind & PACKED != 0 {
-            state[place + 3] = 0x80;
+            state[place + 5] = 0x80;
         }
         let mut next = transport(true);
         next.import(&rig.mem, &state, true).unwrap();
@@ -522,6 +525,105 @@ fn what_was_done_and_not_shown_is_shown() {
         rig.collect();
         assert_eq!(rig.back, [0, 1, 2, 3]);
     }
+}
+
+/// The first one is stopped at an access to memory, whichever: the next one goes on, and each request comes back once.
+#[test]
+fn stopped_at_any_access() {
+    for kind in [SPLIT, SPLIT | EVENTS] {
+        for in_order in [true, false] {
+            for at in 0..60 {
+                stopped_at(at, kind, in_order);
+            }
+        }
+    }
+    for kind in [SPLIT | PACKED, SPLIT | PACKED | EVENTS] {
+        for at in 0..60 {
+            stopped_at(at, kind, true);
+        }
+    }
+}
+
+fn stopped_at(at: u64, kind: u64, in_order: bool) {
+    let mut rig = rig(kind, in_order);
+    // Some are under way, in another order than that of the ring, one was used, two are new.
+    rig.offer();
+    rig.offer();
+    rig.run(1);
+    rig.collect();
+    rig.offer();
+    rig.offer();
+    rig.transport.device_mut().may = 2;
+    rig.transport.wake(0);
+    let left = std::cell::Cell::new(at);
+    let stopping = Stopping(&rig.mem, &left);
+    let (first, chain) = (&mut rig.transport, &mut rig.chain);
+    let run = || first.run(&stopping, 100, chain);
+    let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err();
+    assert_eq!(stopped, left.get() == 0);
+    let state = rig.export();
+    let mut next = transport(in_order);
+    let result = next.import(&rig.mem, &state, true);
+    assert_eq!(result, Ok(()), "stopped at access {at}");
+    rig.transport = next;
+    rig.collect();
+    rig.run(usize::from(SIZE));
+    rig.collect();
+    while rig.offer() {}
+    rig.run(usize::from(SIZE));
+    rig.collect();
+    assert!(
+        !rig.is_broken(),
+        "stopped at access {at}: {:?}",
+        rig.transport.take_fault()
+    );
+    rig.back.sort_unstable();
+    let all: Vec<u64> = (0..rig.offered).collect();
+    assert_eq!(
+        rig.back, all,
+        "stopped at access {at}, in order: {in_order}"
+    );
+}
+
+/// Memory at which whoever uses it is stopped after so many accesses.
+struct Stopping<'a>(&'a FakeMemory, &'a std::cell::Cell<u64>);
+
+impl Stopping<'_> {
+    fn access(&self) {
+        match self.1.get().checked_sub(1) {
+            Some(left) => self.1.set(left),
+            // Without a message.
+            None => std::panic::resume_unwind(Box::new(())),
+        }
+    }
+}
+
+impl GuestMemory for Stopping<'_> {
+    fn read(&self, from: vd_virtio::Gpa, into: &mut [u8]) -> Result<(), MemError> {
+        self.access();
+        self.0.read(from, into)
+    }
+
+    fn write(&self, to: vd_virtio::Gpa, from: &[u8]) -> Result<(), MemError> {
+        self.access();
+        self.0.write(to, from)
+    }
+
+    fn load_u16(&self, at: vd_virtio::Gpa) -> Result<u16, MemError> {
+        self.access();
+        self.0.load_u16(at)
+    }
+
+    fn store_u16(&self, at: vd_virtio::Gpa, value: u16) -> Result<(), MemError> {
+        self.access();
+        self.0.store_u16(at, value)
+    }
+
+    fn check(&self, at: vd_virtio::Gpa, len: u64) -> Result<(), MemError> {
+        self.0.check(at, len)
+    }
+
+    fn fence(&self) {}
 }
 
 /// Memory in which what shows requests does not arrive: used.idx, and the flags of the first descriptor.

@@ -1,8 +1,8 @@
 //! Leaving a device to another device model, and going on with it there.
 //!
 //! What is written down is what the driver has negotiated and where its queues stand; the driver's own memory has the rest.
-//! Requests that were taken and not given back are taken again, so a device that does not keep their order has to be rid
-//! of them before: see [`MmioTransport::drain`].
+//! Requests that were taken and not given back are taken again. Of a packed ring they are found only if the device keeps
+//! their order; one that does not has to be rid of them before: see [`MmioTransport::drain`].
 //!
 //! Invariants: what comes from outside is held to the same rules as what a driver writes into the registers; a device whose
 //! state is not accepted is broken, which its driver is told, and reads nothing of its memory.
@@ -10,13 +10,14 @@
 use super::status::Step;
 use super::{
     INTERRUPT_CONFIG, INTERRUPT_VRING, MmioTransport, QueueInUse, QueueSlot, Status, heads_of,
+    share,
 };
 use crate::chain::Chain;
 use crate::counters::bump;
 use crate::device::Device;
 use crate::features::Features;
 use crate::mem::GuestMemory;
-use crate::queue::{Place, QueueConfig};
+use crate::queue::{QueueConfig, Standing};
 use crate::state::{BadState, Reader, Writer};
 
 /// Flags of a queue.
@@ -24,22 +25,22 @@ const READY: u8 = 1;
 const RENEWABLE: u8 = 2;
 
 /// What was read of a state before anything was done with it.
-struct Saved<const QUEUES: usize> {
+struct Saved<'a, const QUEUES: usize> {
     status: Status,
     driver_features: u64,
     beyond: bool,
     selectors: [u32; 3],
     interrupt: u32,
     generation: u32,
-    queues: [Option<SavedQueue>; QUEUES],
+    queues: [Option<SavedQueue<'a>>; QUEUES],
 }
 
 #[derive(Clone, Copy)]
-struct SavedQueue {
+struct SavedQueue<'a> {
     size: u32,
     areas: [u64; 3],
     flags: u8,
-    place: Option<Place>,
+    standing: Option<Standing<'a>>,
 }
 
 impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES, WORDS> {
@@ -91,7 +92,8 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
         to.u32(self.interrupt);
         to.u32(self.generation);
         to.u16(u16::try_from(self.count).unwrap_or(u16::MAX));
-        for slot in self.queues.iter().take(self.count) {
+        for (index, slot) in self.queues.iter().take(self.count).enumerate() {
+            let number = u16::try_from(index).unwrap_or(u16::MAX);
             let (size, areas) = slot.config.parts();
             to.u32(size);
             areas.iter().for_each(|area| to.u64(*area));
@@ -106,7 +108,7 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
             }
             to.u8(flags);
             if let Some(queue) = queue {
-                queue.place().write(to);
+                queue.save(self.heads(index), self.device.keeps_order(number), to);
             }
         }
         to.nested(|to| self.device.save(to));
@@ -134,7 +136,7 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
         result
     }
 
-    fn read_state(&self, from: &mut Reader<'_>) -> Result<Saved<QUEUES>, BadState> {
+    fn read_state<'a>(&self, from: &mut Reader<'a>) -> Result<Saved<'a, QUEUES>, BadState> {
         let id = from.u32()?;
         if id != self.device.id().0 {
             return Err(BadState::Device(id));
@@ -163,7 +165,7 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
                 size,
                 areas,
                 flags,
-                place: ready.then(|| Place::read(from)).transpose()?,
+                standing: ready.then(|| Standing::read(from)).transpose()?,
             });
         }
         Ok(saved)
@@ -172,7 +174,7 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
     fn resume<M: GuestMemory + ?Sized>(
         &mut self,
         mem: &M,
-        saved: &Saved<QUEUES>,
+        saved: &Saved<'_, QUEUES>,
         from: &mut Reader<'_>,
         unsure: bool,
     ) -> Result<(), BadState> {
@@ -199,7 +201,7 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
     }
 
     /// The registers that are not a queue's.
-    fn resume_status(&mut self, saved: &Saved<QUEUES>) -> Result<(), BadState> {
+    fn resume_status(&mut self, saved: &Saved<'_, QUEUES>) -> Result<(), BadState> {
         let Saved {
             status, interrupt, ..
         } = *saved;
@@ -232,7 +234,7 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
         &mut self,
         mem: &M,
         index: usize,
-        saved: &SavedQueue,
+        saved: &SavedQueue<'_>,
     ) -> Result<(), BadState> {
         let number = u16::try_from(index).unwrap_or(u16::MAX);
         let features = self.features();
@@ -254,7 +256,7 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
         }
         *config = QueueConfig::from_parts(config.max(), saved.size, saved.areas);
         *renewable = again;
-        let Some(place) = saved.place else {
+        let Some(standing) = &saved.standing else {
             return Ok(());
         };
         if !settled {
@@ -265,14 +267,22 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
             .activate(mem, features, epoch)
             .map_err(|_| BadState::Ring(number))?;
         self.epoch = epoch;
-        if !made.resume(mem, &place) {
-            made.close(mem);
-            return Err(BadState::Ring(number));
-        }
+        let heads = heads_of(&mut self.heads, self.count, index);
+        heads.fill(0);
+        let keeps_order = self.device.keeps_order(number);
+        made.resume(mem, heads, keeps_order, standing, number)
+            .inspect_err(|_| made.close(mem))?;
         *queue = Some(made);
         *kicked = running;
-        heads_of(&mut self.heads, self.count, index).fill(0);
         Ok(())
+    }
+
+    /// The heads in flight of a queue.
+    fn heads(&self, index: usize) -> &[u64] {
+        let share = share::<WORDS>(self.count);
+        let first = share.saturating_mul(index);
+        let words = self.heads.get(first..first.saturating_add(share));
+        words.unwrap_or(&[])
     }
 
     /// The state that was to be gone on with makes no sense: the driver is told to start over, whatever it has done.

@@ -10,7 +10,8 @@ mod state;
 mod walk;
 
 pub use config::{Area, QueueConfig};
-pub use state::Place;
+use state::Place;
+pub(crate) use state::Standing;
 
 use crate::chain::Chain;
 use crate::fault::FaultKind;

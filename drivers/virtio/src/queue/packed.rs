@@ -135,6 +135,7 @@ impl Packed {
     /// Where it stands.
     pub(super) fn standing(&self) -> Place {
         Place {
+            taken: self.next_avail.word(),
             given: self.next_used.word(),
             shown: self.published.word(),
             flags: self.held.map_or(0, |(_, flags)| flags.bits()),
@@ -143,29 +144,25 @@ impl Packed {
     }
 
     /// Goes on from there. Returns false if that cannot be.
-    pub(super) fn resume<M: GuestMemory + ?Sized>(
-        &mut self,
-        mem: &M,
-        place: &Place,
-    ) -> Result<bool, MemError> {
+    pub(super) fn resume<M: GuestMemory + ?Sized>(&mut self, mem: &M, place: &Place) -> bool {
         let given = Cursor::from_word(place.given);
         let shown = Cursor::from_word(place.shown);
         let unshown = given.since(shown, self.size);
         if given.offset >= self.size || shown.offset >= self.size || unshown > self.size.into() {
-            return Ok(false);
+            return false;
         }
         self.next_avail = given;
         self.next_used = given;
         self.published = shown;
         self.undecided = place.told;
-        if unshown != 0 {
-            let mut flags = Flags::from_bits_truncate(place.flags) & Flags::WRITE;
-            flags.set(Flags::AVAIL | Flags::USED, shown.wrap);
-            self.held = Some((field(self.place(shown), FLAGS), flags));
-            self.unpublished = u16::try_from(unshown).unwrap_or(self.size);
-            self.publish(mem)?;
+        if unshown == 0 {
+            return true;
         }
-        Ok(true)
+        let mut flags = Flags::from_bits_truncate(place.flags) & Flags::WRITE;
+        flags.set(Flags::AVAIL | Flags::USED, shown.wrap);
+        self.held = Some((field(self.place(shown), FLAGS), flags));
+        self.unpublished = u16::try_from(unshown).unwrap_or(self.size);
+        self.publish(mem).is_ok()
     }
 
     /// Where the entry `ahead` of the next available one is; `ahead` is less than the size.
