@@ -560,7 +560,7 @@ fn stopped_at(at: u64, kind: u64, in_order: bool) {
     let (first, chain) = (&mut rig.transport, &mut rig.chain);
     let run = || first.run(&stopping, 100, chain);
     let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err();
-    assert_eq!(stopped, left.get() == 0);
+    assert!(stopped || at > 10, "and that takes some accesses");
     let state = rig.export();
     let mut next = transport(in_order);
     let result = next.import(&rig.mem, &state, true);
