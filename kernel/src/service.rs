@@ -20,7 +20,7 @@ use xen_hypercall::sched::ShutdownReason;
 use crate::control::{self, Operator, Request};
 use crate::counters;
 use crate::dm::bus::Bus;
-use crate::dm::{Guest, slots};
+use crate::dm::{Guest, slots, will};
 use crate::vbd::Vbds;
 use crate::vif::Vifs;
 use crate::xen::events::{self, Happened, sleep_unless};
@@ -349,6 +349,7 @@ impl Service {
     /// Serves the guest until one of the two ends.
     fn serve(&mut self, mut guest: Guest, mut bus: Bus) -> Stop {
         let mut ticks = Ticks::default();
+        self.make_will(&mut guest);
         time::wake_at(time::now() + TICK);
         // What came in while the attaching waited for replies.
         events::mark(Happened::XENSTORE);
@@ -414,6 +415,7 @@ impl Service {
                 sleep_unless(events::any);
             }
         };
+        will::forget();
         // The guest first: what follows waits for xenstored.
         guest.release();
         self.operator.guest_gone();

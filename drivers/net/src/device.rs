@@ -33,6 +33,8 @@ pub struct NetDevice {
     switch: Rc<RefCell<Switch>>,
     port: usize,
     config: PortConfig,
+    /// What the driver has commanded, where it can be looked at at any time: its address, and the pairs of queues.
+    commanded: (Mac, u16),
 }
 
 impl NetDevice {
@@ -46,6 +48,7 @@ impl NetDevice {
             switch: Rc::clone(switch),
             port,
             config,
+            commanded: (config.mac, 1),
         })
     }
 
@@ -144,6 +147,7 @@ impl Device for NetDevice {
     }
 
     fn reset(&mut self) {
+        self.commanded = (self.config.mac, 1);
         self.switch.borrow_mut().reset(self.port);
     }
 
@@ -158,8 +162,8 @@ impl Device for NetDevice {
 
     /// Sent frames may wait for different receivers; buffers for what is received are used as they come.
     fn keeps_order(&self, queue: u16) -> bool {
-        let switch = self.switch.borrow();
-        !matches!(self.role(&switch, queue), Role::Transmit(_))
+        // That of commands has an even number too.
+        queue.is_multiple_of(2)
     }
 
     /// Frames that wait are dropped, as they would be within a second.
@@ -168,8 +172,9 @@ impl Device for NetDevice {
     }
 
     fn save(&self, to: &mut Writer<'_>) {
-        to.bytes(&self.mac().0);
-        to.u16(self.with(|port| port.pairs).unwrap_or(1));
+        let (mac, pairs) = self.commanded;
+        to.bytes(&mac.0);
+        to.u16(pairs);
     }
 
     /// By the rules for the commands that the driver has set both with.
@@ -181,6 +186,7 @@ impl Device for NetDevice {
         let is_set =
             mac == self.config.mac || control::set_mac(&mut switch, self.port, mac).is_some();
         let is_used = pairs == 1 || control::set_pairs(&mut switch, self.port, pairs).is_some();
+        self.commanded = (mac, pairs);
         if is_set && is_used {
             Ok(())
         } else {
@@ -201,7 +207,11 @@ impl Device for NetDevice {
             Role::Receive(pair) => switch.receive(self.port, pair, pass, chain),
             Role::Transmit(pair) => switch.transmit(self.port, pair, pass, chain),
             Role::Control => pass.serve_each(chain, |mem, chain| {
-                control::serve(&mut switch, self.port, mem, chain)
+                let written = control::serve(&mut switch, self.port, mem, chain);
+                if let Some(port) = switch.port(self.port) {
+                    self.commanded = (port.mac, port.pairs);
+                }
+                written
             }),
             // What is in it stays there.
             Role::None => Ok(Progress::Waiting),

@@ -3,7 +3,7 @@
 //! In the order of a guest's life: [`attach`] takes it over or leaves everything as it was, [`slots`] answers
 //! doorbells in the interrupt handler, [`devices`] serves registers and queues in the main loop, [`model`] is what kinds of devices there are,
 //! [`disk`] and [`entropy`] what is behind them, [`signal`] interrupts
-//! the guest, [`posted`] keeps the order of posted writes, [`inheritance`] is what another driver domain has left, [`bus`] connects a PVH guest's drivers, [`release`] lets the guest go, also in an emergency.
+//! the guest, [`posted`] keeps the order of posted writes, [`inheritance`] is what another driver domain has left, [`bus`] connects a PVH guest's drivers, [`release`] lets the guest go, also in an emergency, and [`will`] is what is left then.
 
 pub mod attach;
 pub mod bus;
@@ -16,5 +16,6 @@ pub mod posted;
 pub mod release;
 pub mod signal;
 pub mod slots;
+pub mod will;
 
 pub use attach::Guest;

@@ -14,7 +14,7 @@ use vd_kernel_core::description::Description;
 use super::{Service, Stop, TICK, wait_until};
 use crate::dm::disk::Storage;
 use crate::dm::inheritance::{self, Inheritance};
-use crate::dm::{Guest, attach};
+use crate::dm::{Guest, attach, will};
 use crate::xen::time;
 
 /// Nanoseconds that requests under way may take to end.
@@ -91,6 +91,18 @@ impl Service {
         self.leaving.room = Some(room);
         self.say(keys::STATUS_MEMORY, &memory);
         Ok(())
+    }
+
+    /// Sees to it that another driver domain can go on if this one crashes.
+    pub(super) fn make_will(&mut self, guest: &mut Guest) {
+        if let Err(why) = self.prepare(guest) {
+            log::warn!("another driver domain could not go on after a crash: {why}");
+        }
+        if let Some(room) = &mut self.leaving.room {
+            // SAFETY: the guest stays where it is while it is served, and the room with this service; what is served is
+            // forgotten when that ends.
+            unsafe { will::remember(guest.devices_mut(), room) };
+        }
     }
 
     /// Goes on as if nothing had been ordered.
