@@ -3,7 +3,7 @@
 # many requests at once; a record after the other goes to each of them and is told of once it is there for good; two network
 # devices talk to one another. After a line from dom0 all of it ends, and everything that was written is read again.
 
-RECORDS=256 # Where they begin, in blocks of 64 KiB.
+RECORDS=256 # Where they begin, in blocks of 16 KiB.
 ROOM=64     # So many of them are kept.
 
 # in_host N COMMAND...: runs it where eth(N-1) is.
@@ -42,8 +42,8 @@ step_up() {
 # load DISK: writes to it and verifies what it has written, until it is told to stop.
 load() {
     while [ ! -e /run/stop ]; do
-        fio --name="$1" --filename="/dev/$1" --size=8M --direct=1 --ioengine=libaio --iodepth=16 \
-            --rw=randwrite --bssplit=4k/60:16k/30:64k/10 --verify=crc32c --verify_fatal=1 --verify_backlog=64 \
+        fio --name="$1" --filename="/dev/$1" --size=1M --direct=1 --ioengine=libaio --iodepth=8 \
+            --rw=randwrite --bssplit=4k/50:16k/50 --verify=crc32c --verify_fatal=1 --verify_backlog=16 --eta=never \
             --gtod_reduce=1 --randrepeat=0 --output="/run/fio.$1" --output-format=normal || {
             say "load on $1 FAILED: $(grep -m 1 -E 'verify|err' "/run/fio.$1")"
             touch /run/failed
@@ -58,9 +58,9 @@ load() {
 records() {
     record=0
     while [ ! -e /run/stop ]; do
-        dd if=/dev/urandom of="/run/record.$1" bs=64k count=1 2>/dev/null
+        dd if=/dev/urandom of="/run/record.$1" bs=16k count=1 2>/dev/null
         place=$((record % ROOM))
-        if ! dd if="/run/record.$1" of="/dev/$1" bs=64k seek=$((RECORDS + place)) oflag=direct conv=fsync,notrunc 2>"/run/dd.$1"; then
+        if ! dd if="/run/record.$1" of="/dev/$1" bs=16k seek=$((RECORDS + place)) oflag=direct conv=fsync,notrunc 2>"/run/dd.$1"; then
             say "record $((record + 1)) of $1 FAILED: $(tail -n 1 "/run/dd.$1")"
             touch /run/failed
         fi
@@ -75,7 +75,7 @@ step_verify() {
     for disk in vda vdb; do
         for place in $(seq 0 $((ROOM - 1))); do
             [ -e "/run/sum.$disk.$place" ] || break
-            equal "$(dd if=/dev/$disk bs=64k skip=$((RECORDS + place)) count=1 iflag=direct 2>/dev/null | sha256sum | cut -d ' ' -f 1)" \
+            equal "$(dd if=/dev/$disk bs=16k skip=$((RECORDS + place)) count=1 iflag=direct 2>/dev/null | sha256sum | cut -d ' ' -f 1)" \
                 "$(cat "/run/sum.$disk.$place")" "block $place of $disk"
         done
         echo "$disk: $place records, $(wc -l <"/run/loaded.$disk") loads" >&3

@@ -138,6 +138,10 @@ const FIXED: [(&str, &str); 6] = [
     ("on_watchdog", "\"destroy\""),
 ];
 
+/// A driver domain that crashes stays in memory, if somebody is there to look after it: what it leaves to the next one is
+/// in there.
+pub(crate) const KEPT: &str = "on_crash=\"preserve\"";
+
 fn from_file(needs: &Needs<'_>, path: &Path) -> Result<Driver, Trouble> {
     let text = guest::read(path)?;
     let config = guest::parse(path, &text, &[])?;

@@ -17,7 +17,7 @@ use vd_config::{Devices, State, TargetType, VirtualDisk, keys};
 use crate::destroy;
 use crate::driver;
 use crate::failure::{At, Failure, Trouble};
-use crate::guest;
+use crate::guest::{self, Ending};
 use crate::host::{Domain, Host, node};
 use crate::list;
 use crate::os::{self, Lock};
@@ -56,37 +56,61 @@ pub(crate) fn run(host: &mut Host, name: &str, options: &Options) -> Result<(), 
     let pair = find(host, name, options.image.as_deref())?;
     let guest = pair.guest.name.clone();
     let _lock = lock(host, &guest)?;
+    let crashed = has_crashed(host, &pair.old)?;
     let mut succession = Succession::new(host, &pair, options.timeout);
-    let done = match succession.run() {
-        Ok(done) => done,
-        Err(failure) => {
-            succession.take_back();
-            return Err(failure);
-        }
+    let done = if crashed {
+        succession
+            .run_after_crash()
+            .inspect_err(|_| succession.give_up())
+    } else {
+        succession.run().inspect_err(|_| succession.take_back())
     };
-    settle(host, &pair, &done.new, options.image.as_deref())?;
+    let done = done?;
+    settle(host, &pair, &done.new, options.image.as_deref(), crashed)?;
     host.report.say(&format!(
-        "{guest} (id {}) is served by {} (id {}) instead of id {}: it was paused for {} ms; its requests waited for {} ms \
+        "{guest} (id {}) is served by {} (id {}) instead of id {}{}: it was paused for {} ms; its requests waited for {} ms \
          at most",
         pair.guest.id,
         pair.old.name,
         done.new.id,
         pair.old.id,
+        if crashed { ", which has crashed" } else { "" },
         done.paused.as_millis(),
         done.waited.as_millis()
     ));
     Ok(())
 }
 
+/// Whether a driver domain has crashed, and its memory is still there.
+pub(crate) fn has_crashed(host: &mut Host, driver: &Domain) -> Result<bool, Failure> {
+    let info = host
+        .hypervisor
+        .domain_info(driver.id)
+        .at(&driver.name, STEP)?;
+    let ending = info
+        .filter(|info| !info.dying)
+        .and_then(|info| info.ending());
+    Ok(ending == Some(Ending::Crash))
+}
+
 /// The new one serves: it gets the old one's name, and the old one ends.
-fn settle(host: &mut Host, pair: &Pair, new: &Domain, image: Option<&Path>) -> Result<(), Failure> {
+fn settle(
+    host: &mut Host,
+    pair: &Pair,
+    new: &Domain,
+    image: Option<&Path>,
+    crashed: bool,
+) -> Result<(), Failure> {
     const STEP: &str = "end old driver domain";
     let Pair { guest, old, .. } = pair;
     let dir = RunDir::of(&host.run_dir, &guest.name);
-    let renamed = host
-        .xl
-        .rename(old.id, &format!("{}.old", old.name))
-        .and_then(|()| host.xl.rename(new.id, &old.name));
+    // After a crash it has gone already.
+    let away = if crashed {
+        Ok(())
+    } else {
+        host.xl.rename(old.id, &format!("{}.old", old.name))
+    };
+    let renamed = away.and_then(|()| host.xl.rename(new.id, &old.name));
     if let Err(trouble) = renamed {
         host.report.note(
             &new.name,
@@ -103,6 +127,9 @@ fn settle(host: &mut Host, pair: &Pair, new: &Domain, image: Option<&Path>) -> R
     dir.write_driver(&named).at(&guest.name, STEP)?;
     if let Some(image) = image {
         dir.write_image(image).at(&guest.name, STEP)?;
+    }
+    if crashed {
+        return Ok(());
     }
     steps::release(host, old)?;
     destroy::end_drivers(host, std::slice::from_ref(old), GRACE)
@@ -190,6 +217,9 @@ fn find(host: &mut Host, name: &str, image: Option<&Path>) -> Result<Pair, Failu
         );
     };
     let mut overrides = dir.driver_overrides();
+    if dir.restarts() {
+        overrides.push(driver::KEPT.into());
+    }
     if let Some(image) = image.map(Path::to_owned).or_else(|| dir.image()) {
         driver::check_image(&image, "--image").at(&old.name, STEP)?;
         overrides.push(format!(

@@ -4,6 +4,9 @@
 //! told to leave a guest that wants to start again as it is, shut down; then there is no moment at which this could be
 //! missed: the reason stays readable until the supervisor has destroyed the domain. A guest that ends in any other way is
 //! left to xl, and is the end of its supervisor. Nothing else is, but a guest that cannot be created again.
+//!
+//! A driver domain that has crashed has let go of its guest, and is left as it is too: another one takes its place, with what
+//! it has left in its memory.
 
 mod pace;
 
@@ -20,6 +23,7 @@ use crate::failure::{At, Failure};
 use crate::guest::Ending;
 use crate::host::{Domain, Host};
 use crate::report::Reporter;
+use crate::restart;
 use crate::rundir::RunDir;
 
 pub(crate) use pace::Pace;
@@ -54,7 +58,7 @@ pub(crate) fn run(
     };
     loop {
         let started = host.clock.now();
-        let Some(ending) = wait_for_end(host, &plan, &guest) else {
+        let Some(ending) = wait_for_end(host, &plan, &guest, options.timeout) else {
             return Ok(());
         };
         let gap = pace.after(host.clock.now().saturating_sub(started));
@@ -79,28 +83,50 @@ pub(crate) fn run(
 }
 
 /// How a guest has ended that is to be created again; nothing if it is not.
-fn wait_for_end(host: &mut Host, plan: &Plan, guest: &Domain) -> Option<Ending> {
+fn wait_for_end(host: &mut Host, plan: &Plan, guest: &Domain, timeout: Duration) -> Option<Ending> {
+    // One that could not be replaced is not tried again.
+    let mut lost = Vec::new();
     loop {
         if host.clock.interrupted() {
             return None;
         }
-        match persist(host, &guest.name, |host| look(host, plan, guest))? {
+        match persist(host, &guest.name, |host| look(host, plan, guest, &lost))? {
             Seen::Alive => {}
+            Seen::Crashed(driver) => {
+                replace(host, guest, &driver, timeout);
+                lost.push(driver.id);
+            }
             Seen::Gone => return None,
             Seen::Ended(ending) => return Some(ending),
         }
     }
 }
 
+/// Lets another driver domain take the place of one that has crashed.
+fn replace(host: &mut Host, guest: &Domain, driver: &Domain, timeout: Duration) {
+    let what = format!("{} (id {}) has crashed", driver.name, driver.id);
+    host.report.say(&what);
+    let options = restart::Options {
+        image: None,
+        timeout,
+    };
+    if let Err(failure) = restart::run(host, &guest.name, &options) {
+        host.report.note(&guest.name, &failure.to_string());
+        reconnect(host);
+    }
+}
+
 /// How a guest is.
 enum Seen {
     Alive,
+    /// It is, but its driver domain is not.
+    Crashed(Domain),
     Gone,
     Ended(Ending),
 }
 
 /// Looks at a guest; if it is alive, something may have happened since.
-fn look(host: &mut Host, plan: &Plan, guest: &Domain) -> Result<Seen, Failure> {
+fn look(host: &mut Host, plan: &Plan, guest: &Domain, lost: &[u16]) -> Result<Seen, Failure> {
     let info = host.hypervisor.domain_info(guest.id);
     let Some(info) = info.at(&guest.name, STEP)?.filter(|info| !info.dying) else {
         return Ok(Seen::Gone);
@@ -108,6 +134,11 @@ fn look(host: &mut Host, plan: &Plan, guest: &Domain) -> Result<Seen, Failure> {
     let restarts = &plan.guest.restarts;
     if let Some(ending) = info.ending().filter(|ending| restarts.contains(ending)) {
         return Ok(Seen::Ended(ending));
+    }
+    for driver in host.drivers_of(guest.id).at(&guest.name, STEP)? {
+        if !lost.contains(&driver.id) && restart::has_crashed(host, &driver)? {
+            return Ok(Seen::Crashed(driver));
+        }
     }
     host.store.wait_for_an_end(LOOK).at(&guest.name, STEP)?;
     Ok(Seen::Alive)

@@ -117,6 +117,51 @@ impl<'a> Succession<'a> {
         })
     }
 
+    /// The same after the old one has crashed: it has let go of the guest, and what it has left is in its memory.
+    pub(super) fn run_after_crash(&mut self) -> Result<Done, Failure> {
+        let Pair { guest, old, .. } = self.pair;
+        let start = self.host.clock.now();
+        // What it asks for now nobody hears, and what it reads makes no sense.
+        self.is_paused = true;
+        self.host
+            .hypervisor
+            .pause(guest.id)
+            .at(&guest.name, "pause")?;
+        let new = self.start()?;
+        self.wait(&new, "prepare", Stage::Prepared)?;
+        let Bridges {
+            mut state,
+            mut disks,
+        } = self.bridges(&new)?;
+        state.copy();
+        for disk in &mut disks {
+            disk.copy();
+        }
+        drop((state, disks));
+        // Its disks' back ends end what it has asked for before they let go.
+        let destroyed = self.host.xl.destroy(old.id);
+        destroyed.at(&old.name, "destroy crashed driver domain")?;
+        for (disk, text) in &self.pair.disks {
+            self.host
+                .report
+                .step(&new.name, &format!("moving disk {disk} to it"));
+            let attached = self.host.xl.block_attach(new.id, text);
+            attached.at(&new.name, "attach disk")?;
+        }
+        self.order(&new, Order::Connect)?;
+        self.wait(&new, "connect disks", Stage::Connected)?;
+        self.may_serve = true;
+        self.order(&new, Order::TakeOver)?;
+        self.wait_until_serving(&new)?;
+        self.unpause();
+        let passed = self.host.clock.now().saturating_sub(start);
+        Ok(Done {
+            new,
+            paused: passed,
+            waited: passed,
+        })
+    }
+
     /// Starts the new driver domain, without disks, gives it power over the guest, and tells it what it is to serve.
     fn start(&mut self) -> Result<Domain, Failure> {
         const STEP: &str = "start driver domain";
@@ -287,6 +332,20 @@ impl<'a> Succession<'a> {
             }
             host.clock.sleep(POLL);
         }
+    }
+
+    /// Ends the new one after the old one has crashed: nobody serves the guest.
+    pub(super) fn give_up(&mut self) {
+        let found = |name: String| self.host.find(&name).ok().flatten();
+        if let Some(new) = self.new.take().or_else(|| self.name.take().and_then(found)) {
+            self.end(&new);
+        }
+        if self.is_paused {
+            self.unpause();
+        }
+        let guest = &self.pair.guest;
+        let what = format!("nobody serves it (vdom destroy {})", guest.name);
+        self.note(guest, &what);
     }
 
     /// Lets the old one go on. Whatever cannot be done is told.

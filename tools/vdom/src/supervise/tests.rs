@@ -213,7 +213,7 @@ fn what_fails_and_goes_on_failing_is_tried_until_the_supervisor_is_to_end() {
         {
             let mut world = bench.fake.0.borrow_mut();
             world.fail_kind = Some(kind);
-            world.interrupt_at = Some(100);
+            world.interrupt_at = Some(400);
         }
         bench.supervise().unwrap();
         assert!(bench.count("reconnect") > 20, "{kind}");
