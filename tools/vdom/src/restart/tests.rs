@@ -222,6 +222,68 @@ fn whoever_cannot_says_so_and_the_old_one_goes_on() {
     }
 }
 
+/// The old one has crashed, and says where what it has left is.
+fn crashed() -> Bench {
+    let bench = bench();
+    let mut world = bench.fake.0.borrow_mut();
+    let memory = format!("state={}+4096 3={}+8192", 4096 * bench.old, 1 << 20);
+    world.set(&node(bench.old, keys::STATUS_MEMORY), &memory);
+    let old = world.state.domains.get_mut(&bench.old).unwrap();
+    (old.dead, old.reason) = (true, 3);
+    drop(world);
+    bench
+}
+
+#[test]
+fn after_a_crash() {
+    let bench = crashed();
+    bench.restart(None).unwrap();
+    let (guest, old) = (bench.guest, bench.old);
+    let (new, _) = bench.fake.named("web-vd").unwrap();
+    assert!(bench.is_replaced());
+    let expected = [
+        format!("pause {guest}"),
+        "create web-vd.new".to_owned(),
+        format!("unpause {new}"),
+        format!("set_target {new} {guest}"),
+        format!(
+            "bridge ({old}, {}) ({new}, {}) 4096",
+            4096 * old,
+            4096 * new
+        ),
+        format!("bridge ({old}, {0}) ({new}, {0}) 8192", 1 << 20),
+        format!("copy {old}"),
+        format!("copy {old}"),
+        // No back end serves both, and what the old one has asked for has ended.
+        format!("destroy {old}"),
+        format!("attach {new} format=raw,vdev=xvda,target=/srv/a"),
+        format!("attach {new} /srv/b,,xvdb,w"),
+        format!("unpause {guest}"),
+        format!("rename {new} web-vd"),
+    ];
+    assert_eq!(bench.log(), expected);
+}
+
+/// Nobody serves the guest then, but it is not left paused, and no new one is left.
+#[test]
+fn row34_every_call_fails_once_after_a_crash() {
+    let calls = {
+        let bench = crashed();
+        bench.restart(None).unwrap();
+        bench.fake.0.borrow().log.len()
+    };
+    for at in 0..calls {
+        let bench = crashed();
+        bench.fake.0.borrow_mut().fail_at = Some(at);
+        let result = bench.restart(None);
+        assert!(!bench.fake.named("web").unwrap().1.paused, "call {at}");
+        if !bench.is_replaced() {
+            assert!(result.is_err(), "call {at}");
+            assert!(bench.fake.named("web-vd.new").is_none(), "call {at}");
+        }
+    }
+}
+
 #[test]
 fn an_operator_who_has_enough() {
     for at in 0..60 {
