@@ -390,8 +390,8 @@ fn each_thing_that_can_be_wrong() {
         (place + 2, 7, BadState::Ring(0)),
         (place + 2, 0, BadState::Ring(0)),
         // Heads in flight, of a device that has none to do again.
-        (place + 12, 0xff, BadState::Short),
-        (place + 12, 1, BadState::Long),
+        (place + 22, 0xff, BadState::Short),
+        (place + 22, 1, BadState::Long),
         (good.len() - 2, 0xff, BadState::Content),
         (good.len() - 8, 0xff, BadState::Short),
         (good.len() - 8, 3, BadState::Long),
@@ -532,19 +532,19 @@ fn what_was_done_and_not_shown_is_shown() {
 fn stopped_at_any_access() {
     for kind in [SPLIT, SPLIT | EVENTS] {
         for in_order in [true, false] {
-            for at in 0..60 {
-                stopped_at(at, kind, in_order);
+            for (at, after) in (0..60).flat_map(|at| [(at, false), (at, true)]) {
+                stopped_at((at, after), kind, in_order);
             }
         }
     }
     for kind in [SPLIT | PACKED, SPLIT | PACKED | EVENTS] {
-        for at in 0..60 {
-            stopped_at(at, kind, true);
+        for (at, after) in (0..60).flat_map(|at| [(at, false), (at, true)]) {
+            stopped_at((at, after), kind, true);
         }
     }
 }
 
-fn stopped_at(at: u64, kind: u64, in_order: bool) {
+fn stopped_at((at, after): (u64, bool), kind: u64, in_order: bool) {
     let mut rig = rig(kind, in_order);
     // Some are under way, in another order than that of the ring, one was used, two are new.
     rig.offer();
@@ -556,7 +556,7 @@ fn stopped_at(at: u64, kind: u64, in_order: bool) {
     rig.transport.device_mut().may = 2;
     rig.transport.wake(0);
     let left = std::cell::Cell::new(at);
-    let stopping = Stopping(&rig.mem, &left);
+    let stopping = Stopping(&rig.mem, &left, after);
     let (first, chain) = (&mut rig.transport, &mut rig.chain);
     let run = || first.run(&stopping, 100, chain);
     let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err();
@@ -585,38 +585,42 @@ fn stopped_at(at: u64, kind: u64, in_order: bool) {
     );
 }
 
-/// Memory at which whoever uses it is stopped after so many accesses.
-struct Stopping<'a>(&'a FakeMemory, &'a std::cell::Cell<u64>);
+/// Memory at which whoever uses it is stopped after so many accesses, before the next one or right after it.
+struct Stopping<'a>(&'a FakeMemory, &'a std::cell::Cell<u64>, bool);
 
 impl Stopping<'_> {
-    fn access(&self) {
+    fn access<R>(&self, access: impl FnOnce(&FakeMemory) -> R) -> R {
         match self.1.get().checked_sub(1) {
-            Some(left) => self.1.set(left),
-            // Without a message.
-            None => std::panic::resume_unwind(Box::new(())),
+            Some(left) => {
+                self.1.set(left);
+                access(self.0)
+            }
+            None => {
+                if self.2 {
+                    access(self.0);
+                }
+                // Without a message.
+                std::panic::resume_unwind(Box::new(()))
+            }
         }
     }
 }
 
 impl GuestMemory for Stopping<'_> {
     fn read(&self, from: vd_virtio::Gpa, into: &mut [u8]) -> Result<(), MemError> {
-        self.access();
-        self.0.read(from, into)
+        self.access(|mem| mem.read(from, into))
     }
 
     fn write(&self, to: vd_virtio::Gpa, from: &[u8]) -> Result<(), MemError> {
-        self.access();
-        self.0.write(to, from)
+        self.access(|mem| mem.write(to, from))
     }
 
     fn load_u16(&self, at: vd_virtio::Gpa) -> Result<u16, MemError> {
-        self.access();
-        self.0.load_u16(at)
+        self.access(|mem| mem.load_u16(at))
     }
 
     fn store_u16(&self, at: vd_virtio::Gpa, value: u16) -> Result<(), MemError> {
-        self.access();
-        self.0.store_u16(at, value)
+        self.access(|mem| mem.store_u16(at, value))
     }
 
     fn check(&self, at: vd_virtio::Gpa, len: u64) -> Result<(), MemError> {

@@ -5,6 +5,7 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
+use super::packed::Giving;
 use super::{Interrupt, Place, Popped, is_passed};
 use crate::chain::Chain;
 use crate::fault::FaultKind;
@@ -71,6 +72,7 @@ impl Split {
             given: self.next_used,
             shown: self.published,
             flags: 0,
+            giving: Giving::NONE,
             told: self.decided.into(),
         }
     }

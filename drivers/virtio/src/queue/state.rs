@@ -8,6 +8,7 @@
 //! The one who has written it down may have been stopped between any two of its steps. What the driver has been shown is in
 //! its own memory; each step is such that the rest can be told from what is there.
 
+use super::packed::Giving;
 use super::{Queue, Ring};
 use crate::mem::GuestMemory;
 use crate::state::{BadState, Reader, Writer};
@@ -27,6 +28,8 @@ pub(super) struct Place {
     pub(super) shown: u16,
     /// For a packed ring of which something was not shown: the flags that show it.
     pub(super) flags: u16,
+    /// For a packed ring: what was given back last.
+    pub(super) giving: Giving,
     /// Split: as far as it was decided whether to interrupt. Packed: entries for which it was not.
     pub(super) told: u32,
 }
@@ -37,6 +40,10 @@ impl Place {
         to.u16(self.given);
         to.u16(self.shown);
         to.u16(self.flags);
+        to.u16(self.giving.at);
+        to.u16(self.giving.id);
+        to.u16(self.giving.slots);
+        to.u32(self.giving.written);
         to.u32(self.told);
     }
 
@@ -46,6 +53,12 @@ impl Place {
             given: from.u16()?,
             shown: from.u16()?,
             flags: from.u16()?,
+            giving: Giving {
+                at: from.u16()?,
+                id: from.u16()?,
+                slots: from.u16()?,
+                written: from.u32()?,
+            },
             told: from.u32()?,
         })
     }
