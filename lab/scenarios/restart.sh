@@ -41,7 +41,7 @@ second=$(xl domid moved-vd)
 ((second >= first + 2)) || fail "domain $second after $first: not another one"
 vdom list
 assert_eq "$(counter moved state)" ready "state"
-wait_for 10 "the old ones are gone" eval '(($(xl list | grep -c moved) == 2))'
+wait_for 10 "the old ones are gone" eval "((\$(xl list | grep -c moved) == 2))"
 wait_for 5 "no zombie" no_zombie
 
 step "an image that does not boot: the old one goes on"
