@@ -26,9 +26,6 @@ const _: () = assert!(size_of::<MmapBatch>() == 32);
 const IOCTL_PRIVCMD_MMAPBATCH_V2: u64 =
     (size_of::<MmapBatch>() as u64) << 16 | (b'P' as u64) << 8 | 4;
 
-/// Frames that are mapped in one call.
-const BATCH: usize = 4096;
-
 /// A part of a domain's memory.
 struct Mapping {
     at: *mut c_void,
@@ -57,24 +54,23 @@ impl Mapping {
         }
         let mapping = Self { at, pages };
         let frames: Vec<u64> = (first..).take(pages).collect();
-        for (number, frames) in frames.chunks(BATCH).enumerate() {
-            let mut errors = vec![0; frames.len()];
-            let mut call = MmapBatch {
-                num: u32::try_from(frames.len()).map_err(io::Error::other)?,
-                dom: domain,
-                addr: at as u64 + (number * BATCH * PAGE) as u64,
-                arr: frames.as_ptr(),
-                err: errors.as_mut_ptr(),
-            };
-            // SAFETY: the structure is the one that the kernel expects; both lists have as many entries as it says, and the
-            // range is inside of the mapping that was just made.
-            let result = unsafe { libc::ioctl(fd, IOCTL_PRIVCMD_MMAPBATCH_V2 as _, &raw mut call) };
-            if result < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            if let Some(error) = errors.iter().find(|error| **error != 0) {
-                return Err(io::Error::from_raw_os_error(-error));
-            }
+        let mut errors = vec![0; pages];
+        // Linux wants all of a mapping in one call.
+        let mut call = MmapBatch {
+            num: u32::try_from(pages).map_err(io::Error::other)?,
+            dom: domain,
+            addr: at as u64,
+            arr: frames.as_ptr(),
+            err: errors.as_mut_ptr(),
+        };
+        // SAFETY: the structure is the one that the kernel expects; both lists have as many entries as it says, and the
+        // range is the mapping that was just made.
+        let result = unsafe { libc::ioctl(fd, IOCTL_PRIVCMD_MMAPBATCH_V2 as _, &raw mut call) };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if let Some(error) = errors.iter().find(|error| **error != 0) {
+            return Err(io::Error::from_raw_os_error(-error));
         }
         Ok(mapping)
     }
