@@ -23,16 +23,12 @@ pub struct Inheritance {
     module: Option<(SlotIndex, Range<u64>)>,
 }
 
-/// Memory for where the devices of a description stand.
+/// Memory for where so many devices stand, so many of which are consoles.
 ///
 /// # Errors
 /// There is too little, for the operator.
-pub fn room(description: &Description) -> Result<Storage, String> {
-    let consoles = description
-        .devices
-        .iter()
-        .filter(|(_, device)| device.kind() == DeviceType::Console);
-    let bytes = bequest::room(description.devices.len(), consoles.count()) as u64;
+pub fn room(devices: usize, consoles: usize) -> Result<Storage, String> {
+    let bytes = bequest::room(devices, consoles) as u64;
     Storage::allocate(bytes).map_err(|_| too_little(bytes))
 }
 
@@ -51,8 +47,10 @@ impl Inheritance {
     /// # Errors
     /// There is too little, for the operator.
     pub fn prepare(description: &Description, module: Option<&Range<u64>>) -> Result<Self, String> {
+        let devices = || description.devices.iter();
+        let consoles = devices().filter(|(_, device)| device.kind() == DeviceType::Console);
         let mut inheritance = Self {
-            state: room(description)?,
+            state: room(devices().count(), consoles.count())?,
             disks: Vec::new(),
             module: None,
         };

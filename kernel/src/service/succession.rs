@@ -82,10 +82,12 @@ impl Service {
     }
 
     fn prepare(&mut self, guest: &Guest) -> Result<(), String> {
-        let description = vd_kernel_core::description::read(&mut self.store)?;
         let room = match self.leaving.room.take() {
             Some(room) => room,
-            None => inheritance::room(&description)?,
+            None => {
+                let devices = guest.devices();
+                inheritance::room(devices.iter().count(), devices.consoles())?
+            }
         };
         let memory = inheritance::list(room.range(), guest.devices().in_memory());
         self.leaving.room = Some(room);

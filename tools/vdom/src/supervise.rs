@@ -110,9 +110,16 @@ fn replace(host: &mut Host, guest: &Domain, driver: &Domain, timeout: Duration) 
         image: None,
         timeout,
     };
-    if let Err(failure) = restart::run(host, &guest.name, &options) {
+    for _ in 0..TRIES {
+        let Err(failure) = restart::run(host, &guest.name, &options) else {
+            return;
+        };
         host.report.note(&guest.name, &failure.to_string());
         reconnect(host);
+        // As long as there is something to make another one from; an operator's vdom may be at it just now.
+        if !restart::has_crashed(host, driver).unwrap_or(true) || !rest(host, BETWEEN) {
+            return;
+        }
     }
 }
 

@@ -63,6 +63,14 @@ impl DeviceTable {
         Ok(())
     }
 
+    /// How many consoles there are.
+    pub fn consoles(&self) -> usize {
+        let consoles = self.iter().map(|device| device.transport.device());
+        consoles
+            .filter(|model| matches!(model, Model::Console(_)))
+            .count()
+    }
+
     /// Where the disks that are in memory have it.
     pub fn in_memory(&self) -> impl Iterator<Item = (SlotIndex, Range<u64>)> {
         self.iter().filter_map(|device| {
