@@ -11,6 +11,7 @@ use vd_virtio::state::Writer;
 use super::{Device, DeviceTable, slots};
 use crate::dm::model::Model;
 use crate::mem::guest::Memory;
+use crate::pv::signals;
 
 /// What a device is left as that nothing was left of.
 const NOTHING: &[u8] = &[];
@@ -36,6 +37,7 @@ impl DeviceTable {
     /// Goes on with what is under way.
     pub(super) fn drain(&mut self, memory: &Memory) {
         let mut left = 0;
+        let masked = signals::new_pass();
         for index in 0..self.slots.len() {
             let Self { slots, scratch, .. } = self;
             let Some(Some(device)) = slots.get_mut(index) else {
@@ -45,6 +47,9 @@ impl DeviceTable {
                 device.transport.kick(queue as u32, None);
             });
             device.listen_again();
+            if masked >> index & 1 != 0 {
+                device.transport.device().listen_again();
+            }
             device.poll_back_end();
             let memory = memory.of(device.rings.as_ref());
             left += device.transport.drain(&memory, scratch);
