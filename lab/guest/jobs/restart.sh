@@ -42,9 +42,10 @@ step_up() {
 # load DISK: writes to it and verifies what it has written, until it is told to stop.
 load() {
     while [ ! -e /run/stop ]; do
-        fio --name="$1" --filename="/dev/$1" --size=1M --direct=1 --ioengine=libaio --iodepth=8 \
-            --rw=randwrite --bssplit=4k/50:16k/50 --verify=crc32c --verify_fatal=1 --verify_backlog=16 --eta=never \
-            --gtod_reduce=1 --randrepeat=0 --output="/run/fio.$1" --output-format=normal || {
+        # Slowly: what else there is has to share one CPU with it.
+        fio --name="$1" --filename="/dev/$1" --size=256k --bs=4k --direct=1 --ioengine=libaio --iodepth=8 \
+            --iodepth_batch_submit=8 --rate_iops=20 --rw=randwrite --verify=crc32c --verify_fatal=1 --verify_backlog=16 \
+            --eta=never --gtod_reduce=1 --randrepeat=0 --output="/run/fio.$1" --output-format=normal || {
             say "load on $1 FAILED: $(grep -m 1 -E 'verify|err' "/run/fio.$1")"
             touch /run/failed
             return
@@ -67,6 +68,7 @@ records() {
         sha256sum <"/run/record.$1" | cut -d ' ' -f 1 >"/run/sum.$1.$place"
         record=$((record + 1))
         say "record $record of $1"
+        sleep 0.3
     done
 }
 
@@ -100,7 +102,7 @@ done
 mkdir -p /run/www
 dd if=/dev/urandom of=/run/www/file bs=64k count=16 2>/dev/null
 in_host 2 httpd -h /run/www
-in_host 1 ping -i 0.2 10.0.0.2 >/run/ping 2>&1 &
+in_host 1 ping 10.0.0.2 >/run/ping 2>&1 &
 pinging=$!
 load vda &
 load vdb &
