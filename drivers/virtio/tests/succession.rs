@@ -585,6 +585,27 @@ fn stopped_at((at, after): (u64, bool), kind: u64, in_order: bool) {
     );
 }
 
+/// The index has moved on, and the head is still marked: no access to memory is in between.
+#[test]
+fn stopped_between_the_index_and_the_mark() {
+    let mut rig = rig(SPLIT, false);
+    rig.offer();
+    rig.offer();
+    rig.run(0);
+    let mut state = rig.export();
+    rig.run(1);
+    rig.collect();
+    let given = 4 + 4 + 8 + 1 + 12 + 4 + 4 + 2 + 4 + 24 + 1 + 2;
+    state[given] = 1;
+    let mut next = transport(false);
+    next.import(&rig.mem, &state, true).unwrap();
+    rig.transport = next;
+    rig.run(usize::from(SIZE));
+    rig.collect();
+    rig.back.sort_unstable();
+    assert_eq!(rig.back, [0, 1]);
+}
+
 /// Memory at which whoever uses it is stopped after so many accesses, before the next one or right after it.
 struct Stopping<'a>(&'a FakeMemory, &'a std::cell::Cell<u64>, bool);
 
