@@ -1,6 +1,6 @@
 //! How `vdom` leads a guest from one driver domain to another: what it orders, how far they are, and where their memory is.
 //!
-//! One node for each direction and domain, one word at a time: [`crate::keys::ORDER`] and [`crate::keys::STAGE`].
+//! One node for each direction and domain, one word at a time: [`crate::keys::ORDER`] and [`crate::keys::STATUS_STAGE`].
 
 use core::fmt;
 
