@@ -4,7 +4,7 @@
 # devices talk to one another. After a line from dom0 all of it ends, and everything that was written is read again.
 
 RECORDS=256 # Where they begin, in blocks of 16 KiB.
-ROOM=64     # So many of them are kept.
+ROOM=8      # So many of them are kept.
 
 # in_host N COMMAND...: runs it where eth(N-1) is.
 in_host() {
