@@ -585,6 +585,28 @@ fn stopped_at((at, after): (u64, bool), kind: u64, in_order: bool) {
     );
 }
 
+/// What a packed ring does not keep is not guessed.
+#[test]
+fn requests_of_a_packed_ring_that_end_in_any_order_are_lost_and_that_is_told() {
+    let mut rig = rig(SPLIT | PACKED, false);
+    rig.offer();
+    rig.offer();
+    rig.run(1);
+    let state = rig.export();
+    let mut next = transport(false);
+    let result = next.import(&rig.mem, &state, true);
+    assert_eq!(result, Err(BadState::Lost(0)));
+    rig.transport = next;
+    assert!(rig.is_broken());
+    // Without any under way there is nothing to lose.
+    let mut rig = self::rig(SPLIT | PACKED, false);
+    rig.offer();
+    rig.run(1);
+    let state = rig.export();
+    let mut next = transport(false);
+    next.import(&rig.mem, &state, true).unwrap();
+}
+
 /// The index has moved on, and the head is still marked: no access to memory is in between.
 #[test]
 fn stopped_between_the_index_and_the_mark() {
