@@ -98,7 +98,7 @@ pub struct DeviceTable {
     limiter: RateLimiter,
     /// The slot whose turn is first in the next pass: what devices share, the first gets most of.
     first: usize,
-    /// If no requests are taken: how many were under way when that was looked at last.
+    /// If no requests to disks of other domains are taken: how many were under way when that was looked at last.
     quiet: Option<u32>,
 }
 
@@ -352,15 +352,15 @@ impl DeviceTable {
 
     /// Runs the queues that were kicked, a bounded number of requests each. Returns whether there is more to do.
     pub fn run(&mut self, memory: &Memory) -> bool {
-        if self.quiet.is_some() {
-            self.drain(memory);
-            return false;
-        }
-        let (mut more, mut idle) = (false, false);
+        let (mut more, mut idle, mut left) = (false, false, 0);
         let masked = signals::new_pass();
         let first = self.first;
         self.first = (first + 1) % SLOTS;
         for index in (first..SLOTS).chain(0..first) {
+            if self.quiet.is_some() && self.is_elsewhere(index) {
+                left += self.drain(index, memory, masked);
+                continue;
+            }
             let Self { slots, trace, .. } = self;
             let Some(Some(device)) = slots.get_mut(index) else {
                 continue;
@@ -399,6 +399,7 @@ impl DeviceTable {
                 self.settle(index);
             }
         }
+        self.quiet = self.quiet.map(|_| left);
         more |= self.run_uplinks(memory, masked);
         // What one port has left for another is for the next pass.
         more |= self.wake_ports();

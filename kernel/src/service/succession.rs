@@ -47,7 +47,9 @@ impl Service {
             Order::Quiesce if self.leaving.stage == Some(Stage::Prepared) => {
                 guest.devices_mut().quiesce(true);
                 self.leaving.until = Some(time::now() + ENDING);
-                log::info!("taking no more requests: another driver domain is to take over");
+                log::info!(
+                    "taking no more requests to disks of other domains: another driver domain is to take over"
+                );
             }
             Order::Export if self.leaving.stage == Some(Stage::Quiesced) => {
                 return self.hand_over(guest);

@@ -68,8 +68,8 @@ pub(crate) fn run(host: &mut Host, name: &str, options: &Options) -> Result<(), 
     let done = done?;
     settle(host, &pair, &done.new, options.image.as_deref(), crashed)?;
     host.report.say(&format!(
-        "{guest} (id {}) is served by {} (id {}) instead of id {}{}: it was paused for {} ms; its requests waited for {} ms \
-         at most",
+        "{guest} (id {}) is served by {} (id {}) instead of id {}{}: it was paused for {} ms; requests to disks of other domains \
+         waited for {} ms at most",
         pair.guest.id,
         pair.old.name,
         done.new.id,

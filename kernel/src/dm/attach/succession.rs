@@ -30,7 +30,7 @@ impl Guest {
         if slots::is_asked() {
             return Err("the guest is not paused: its requests do not end".into());
         }
-        if !self.devices.is_quiet() {
+        if !self.devices.is_quiet() || !self.devices.silence(&self.memory) {
             return Err("requests are under way".into());
         }
         self.devices.withdraw()?;

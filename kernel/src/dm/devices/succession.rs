@@ -13,11 +13,15 @@ use crate::dm::model::Model;
 use crate::mem::guest::Memory;
 use crate::pv::signals;
 
+/// Passes in which devices give back what they have, which none of them waits for.
+const DRAINS: usize = 8;
+
 /// What a device is left as that nothing was left of.
 const NOTHING: &[u8] = &[];
 
 impl DeviceTable {
-    /// From now on no request is taken any more; or again, and every queue is looked at.
+    /// From now on no request to a disk of another domain is taken; or again, and every queue is looked at. Such disks
+    /// change hands, which takes time; the other devices go on for that long.
     pub fn quiesce(&mut self, quiet: bool) {
         self.quiet = quiet.then_some(u32::MAX);
         if !quiet {
@@ -29,33 +33,46 @@ impl DeviceTable {
         }
     }
 
-    /// Whether no request is under way, and none is taken.
+    /// Whether no request to a disk of another domain is under way, and none is taken.
     pub fn is_quiet(&self) -> bool {
         self.quiet == Some(0)
     }
 
-    /// Goes on with what is under way.
-    pub(super) fn drain(&mut self, memory: &Memory) {
-        let mut left = 0;
-        let masked = signals::new_pass();
-        for index in 0..self.slots.len() {
-            let Self { slots, scratch, .. } = self;
-            let Some(Some(device)) = slots.get_mut(index) else {
-                continue;
-            };
-            slots::take_kicks(index, |queue, _| {
-                device.transport.kick(queue as u32, None);
-            });
-            device.listen_again();
-            if masked >> index & 1 != 0 {
-                device.transport.device().listen_again();
-            }
-            device.poll_back_end();
-            let memory = memory.of(device.rings.as_ref());
-            left += device.transport.drain(&memory, scratch);
-            self.settle(index);
+    /// Whether this device's requests are for another domain.
+    pub(super) fn is_elsewhere(&self, index: usize) -> bool {
+        let device = self.slots.get(index).and_then(Option::as_deref);
+        let model = device.map(|device| device.transport.device());
+        matches!(model, Some(Model::Disk(disk)) if disk.lasting().is_none())
+    }
+
+    /// Goes on with what a device has under way, and takes nothing. Returns how much is left.
+    pub(super) fn drain(&mut self, index: usize, memory: &Memory, masked: u32) -> u32 {
+        let Self { slots, scratch, .. } = self;
+        let Some(Some(device)) = slots.get_mut(index) else {
+            return 0;
+        };
+        slots::take_kicks(index, |queue, _| {
+            device.transport.kick(queue as u32, None);
+        });
+        device.listen_again();
+        if masked >> index & 1 != 0 {
+            device.transport.device().listen_again();
         }
-        self.quiet = Some(left);
+        device.poll_back_end();
+        let memory = memory.of(device.rings.as_ref());
+        let left = device.transport.drain(&memory, scratch);
+        self.settle(index);
+        left
+    }
+
+    /// Lets all devices give back what cannot be left to another domain. Returns whether that is done.
+    pub fn silence(&mut self, memory: &Memory) -> bool {
+        (0..DRAINS).any(|_| {
+            let masked = signals::new_pass();
+            let devices = 0..self.slots.len();
+            let left: u32 = devices.map(|index| self.drain(index, memory, masked)).sum();
+            left == 0
+        })
     }
 
     /// Lowers every interrupt line that is up: whoever comes next raises its own. The next settling raises them again.

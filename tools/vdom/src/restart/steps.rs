@@ -87,7 +87,7 @@ impl<'a> Succession<'a> {
         self.move_disks(&new)?;
         self.order(&new, Order::Connect)?;
         self.wait(&new, "connect disks", Stage::Connected)?;
-        // What was written since is copied while the guest still runs; nothing is written any more.
+        // Most of what was written since is copied while the guest still runs.
         for disk in &mut disks {
             let copied = disk.copy();
             self.host.report.step(
@@ -104,6 +104,9 @@ impl<'a> Succession<'a> {
         self.order(old, Order::Export)?;
         self.wait(old, "write down where the devices stand", Stage::Exported)?;
         state.copy();
+        for disk in &mut disks {
+            disk.copy();
+        }
         self.may_serve = true;
         self.order(&new, Order::TakeOver)?;
         self.wait_until_serving(&new)?;

@@ -132,6 +132,7 @@ fn another_one_takes_over() {
         format!("copy {old}"),
         format!("pause {guest}"),
         format!("copy {old}"),
+        format!("copy {old}"),
         format!("unpause {guest}"),
         format!("rename {old} web-vd.old"),
         format!("rename {new} web-vd"),
