@@ -7,6 +7,7 @@ use vd_rt::image::{Boot, Released};
 use xen_hypercall::EvtchnPort;
 
 use crate::dm::slots::{self, SERVER};
+use crate::dm::will;
 use crate::pv::signals;
 use crate::service;
 
@@ -39,6 +40,9 @@ extern "Rust" fn image_release() -> Released {
         text,
         "guest released ({answered} requests answered, ioreq server destroyed)"
     );
+    if will::leave() {
+        let _ = write!(text, ", devices left to another driver domain");
+    }
     text
 }
 

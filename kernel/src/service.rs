@@ -4,6 +4,8 @@
 //! asks the domain to stop or the connection broke; the domain sleeps only when there is
 //! nothing to do, and whatever comes before it sleeps wakes it.
 
+mod succession;
+
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Display;
@@ -19,12 +21,13 @@ use crate::arch;
 use crate::control::{self, Operator, Request};
 use crate::counters;
 use crate::dm::bus::Bus;
-use crate::dm::{Guest, slots};
+use crate::dm::{Guest, slots, will};
 use crate::vbd::Vbds;
 use crate::vif::Vifs;
 use crate::xen::events::{self, Happened, sleep_unless};
 use crate::xen::store::Store;
 use crate::xen::{self, time};
+use succession::Leaving;
 
 /// Nanoseconds between two looks at what no event tells of.
 const TICK: u64 = 500_000_000;
@@ -38,7 +41,14 @@ const BUSY_TICKS: u32 = 10;
 
 const WATCH_COMMIT: &str = "commit";
 const WATCH_SHUTDOWN: &str = "shutdown";
+const WATCH_ORDER: &str = "order";
 const SHUTDOWN: &str = "control/shutdown";
+/// What is watched in xenstore, besides other domains.
+const WATCHES: [(&str, &str); 3] = [
+    (keys::COMMIT, WATCH_COMMIT),
+    (SHUTDOWN, WATCH_SHUTDOWN),
+    (keys::ORDER, WATCH_ORDER),
+];
 
 /// Why the domain ends.
 enum Stop {
@@ -48,6 +58,8 @@ enum Stop {
     Console,
     /// The guest is gone.
     GuestGone,
+    /// Another driver domain serves it.
+    Succeeded,
 }
 
 impl Display for Stop {
@@ -56,6 +68,7 @@ impl Display for Stop {
             Self::Toolstack(word) => write!(f, "the toolstack asks for {word}"),
             Self::Console => f.write_str("asked for at the console"),
             Self::GuestGone => f.write_str("the guest is gone"),
+            Self::Succeeded => f.write_str("another driver domain serves the guest"),
         }
     }
 }
@@ -73,8 +86,9 @@ pub fn run(store: Store, modules: &[Module], options: &Options) -> ! {
         published: Vec::new(),
         next: None,
         operator: Operator::default(),
+        leaving: Leaving::default(),
     };
-    for (path, token) in [(keys::COMMIT, WATCH_COMMIT), (SHUTDOWN, WATCH_SHUTDOWN)] {
+    for (path, token) in WATCHES {
         if let Err(error) = service.store.watch(path, token) {
             log::error!("watching {path}: {error}");
         }
@@ -109,6 +123,8 @@ struct Service {
     next: Option<usize>,
     /// Who is at the console.
     operator: Operator,
+    /// How far it is with leaving the guest to another driver domain.
+    leaving: Leaving,
 }
 
 /// What xenstore had to say.
@@ -116,6 +132,7 @@ struct Service {
 struct News {
     commit: bool,
     shutdown: bool,
+    order: bool,
 }
 
 impl Service {
@@ -141,6 +158,7 @@ impl Service {
         while let Ok(Some(event)) = self.store.next_watch() {
             news.commit |= event.token == WATCH_COMMIT;
             news.shutdown |= event.token == WATCH_SHUTDOWN;
+            news.order |= event.token == WATCH_ORDER;
             self.vbds.note(&event);
             self.vifs.note(&event);
             if let Some(bus) = &mut bus {
@@ -156,6 +174,7 @@ impl Service {
             news = News {
                 commit: true,
                 shutdown: true,
+                order: true,
             };
         }
         news
@@ -163,8 +182,9 @@ impl Service {
 
     fn reconnect(&mut self, bus: Option<&mut Bus>) {
         let renewed = self.store.reconnect().and_then(|()| {
-            self.store.watch(keys::COMMIT, WATCH_COMMIT)?;
-            self.store.watch(SHUTDOWN, WATCH_SHUTDOWN)?;
+            for (path, token) in WATCHES {
+                self.store.watch(path, token)?;
+            }
             self.vbds.watch_again(&mut self.store)?;
             self.vifs.watch_again(&mut self.store)?;
             bus.map_or(Ok(()), |bus| bus.watch_again(&mut self.store))
@@ -237,9 +257,13 @@ impl Service {
         let began = arch::tsc();
         let description = description::read(&mut self.store);
         let attached = description.and_then(|it| {
-            self.connect_disks(&it)?;
-            self.vifs.open(&mut self.store, &it)?;
-            let guest = Guest::attach(&it, self.module.as_ref(), &self.vbds, &self.vifs)?;
+            let inheritance = self.inherit(&it)?;
+            if inheritance.is_none() {
+                self.connect_disks(&it)?;
+                self.vifs.open(&mut self.store, &it)?;
+            }
+            let others = (&self.vbds, &self.vifs);
+            let guest = Guest::attach(&it, self.module.as_ref(), inheritance, others)?;
             let mut bus = Bus::new(&it);
             bus.open(&mut self.store)?;
             Ok((guest, bus))
@@ -330,6 +354,7 @@ impl Service {
     /// Serves the guest until one of the two ends.
     fn serve(&mut self, mut guest: Guest, mut bus: Bus) -> Stop {
         let mut ticks = Ticks::default();
+        self.make_will(&mut guest);
         time::wake_at(time::now() + TICK);
         // What came in while the attaching waited for replies.
         events::mark(Happened::XENSTORE);
@@ -341,7 +366,15 @@ impl Service {
             counters::add(&counters::PASS_ALLOCATIONS, allocated);
             if happened.contains(Happened::XENSTORE) || self.vbds.is_due() || self.vifs.is_due() {
                 let mut waited = false;
-                if self.news(Some(&mut bus)).shutdown {
+                let news = self.news(Some(&mut bus));
+                if news.order {
+                    if let Some(stop) = self.follow(&mut guest) {
+                        break stop;
+                    }
+                    waited = true;
+                    events::mark(Happened::XENSTORE);
+                }
+                if news.shutdown {
                     if let Some(stop) = self.shutdown_request() {
                         break stop;
                     }
@@ -363,6 +396,7 @@ impl Service {
                 }
                 self.publish(&guest);
             }
+            self.look_after_leaving(&mut guest);
             if happened.contains(Happened::CONSOLE) && self.console(&mut guest) {
                 break Stop::Console;
             }
@@ -389,6 +423,7 @@ impl Service {
                 sleep_unless(events::any);
             }
         };
+        will::forget();
         // The guest first: what follows waits for xenstored.
         guest.release();
         self.operator.guest_gone();

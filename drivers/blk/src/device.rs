@@ -156,6 +156,11 @@ impl<B: Backend> Device for BlockDevice<B> {
         parts::read_space(&space, offset, into);
     }
 
+    /// Each is given back before the next is taken.
+    fn keeps_order(&self, _: u16) -> bool {
+        true
+    }
+
     fn run<M: GuestMemory + ?Sized>(
         &mut self,
         pass: &mut Pass<'_, M>,

@@ -366,7 +366,9 @@ impl DeviceDescription {
         self.readonly
     }
 
-    /// Whether packed rings are offered to the driver, which may still choose split ones.
+    /// Whether packed rings are offered to the driver, which may still choose split ones. By default those of a disk that
+    /// another domain serves are not: its requests end in any order, and a split ring alone keeps those under way, so that
+    /// another driver domain can do them again if this one crashes.
     pub const fn packed(&self) -> bool {
         self.packed
     }
@@ -618,7 +620,7 @@ impl Fields {
             serial: self.serial,
             readonly: self.readonly.unwrap_or_default(),
             block_size: self.block_size.unwrap_or_default(),
-            packed: self.packed.unwrap_or(true),
+            packed: self.packed.unwrap_or(!matches!(backend, Backend::Vbd(_))),
             queues: self.queues.unwrap_or_default(),
             queue_size: self.queue_size.unwrap_or_default(),
             mac: self.mac,

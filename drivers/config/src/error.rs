@@ -138,6 +138,8 @@ pub enum ConfigError {
     PostedNeedsEdge,
     /// An agreement version that this program does not speak.
     BadVersion(Excerpt),
+    /// A piece of memory that cannot be.
+    BadPiece(Excerpt),
     /// A domain id that no guest can have.
     BadTarget(Excerpt),
     /// A kind of guest that cannot be served.
@@ -291,6 +293,10 @@ impl fmt::Display for ConfigError {
                 "doorbell={} cannot be announced to a guest of type {}: use mmio, polled or posted",
                 doorbell.as_str(),
                 guest.as_str()
+            ),
+            Self::BadPiece(text) => write!(
+                f,
+                "{text} is no piece of memory: use vdom and driver domain image of one release"
             ),
             Self::BadVersion(text) => write!(
                 f,

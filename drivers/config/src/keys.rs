@@ -6,10 +6,13 @@
 
 /// The directory of all below. Made by `vdom`; the driver domain may read it.
 pub const ROOT: &str = "virtio-domain";
-/// [`VERSION_VALUE`].
+/// [`VERSION_VALUE`] or [`VERSION_SUCCESSOR`].
 pub const VERSION: &str = "virtio-domain/version";
 /// The version of this layout.
 pub const VERSION_VALUE: &str = "1";
+/// The version of the same layout for a driver domain that is to take the place of another one, in steps: see
+/// [`crate::succession`]. One that does not know these steps refuses it; it would take the guest at once otherwise.
+pub const VERSION_SUCCESSOR: &str = "1-successor";
 /// Domain id of the guest, decimal; see [`crate::Target`].
 pub const TARGET: &str = "virtio-domain/target";
 /// See [`crate::TargetType`].
@@ -21,12 +24,19 @@ pub const DEVICE: &str = "virtio-domain/device";
 pub const COMMIT: &str = "virtio-domain/commit";
 /// The value of [`COMMIT`].
 pub const COMMIT_VALUE: &str = "1";
+/// What the driver domain is to do next, when another one takes its place, or it another's: see
+/// [`crate::succession::Order`]. The driver domain watches it.
+pub const ORDER: &str = "virtio-domain/order";
 /// Directory that the driver domain writes.
 pub const STATUS: &str = "virtio-domain/status";
 /// See [`crate::State`].
 pub const STATUS_STATE: &str = "virtio-domain/status/state";
 /// Why the state is `failed`, and what to do.
 pub const STATUS_ERROR: &str = "virtio-domain/status/error";
+/// How far it is with what [`ORDER`] says: see [`crate::succession::Stage`].
+pub const STATUS_STAGE: &str = "virtio-domain/status/stage";
+/// Where its memory is that another driver domain has a counterpart of: see [`crate::succession::Piece`].
+pub const STATUS_MEMORY: &str = "virtio-domain/status/memory";
 /// Directory of counters: decimal numbers; see [`CounterPath`].
 pub const STATUS_COUNTERS: &str = "virtio-domain/status/counters";
 

@@ -2,7 +2,8 @@
 //!
 //! `vdom` writes what this crate formats, the driver domain reads what this crate parses, so the two cannot disagree:
 //! where a device's registers and interrupt are ([`slot`]), what a device is ([`device`], [`devices`], [`vbd`], [`vif`]), where it is
-//! written in xenstore ([`keys`]), for whom it is ([`target`]), how it and its driver notify one another ([`notify`], [`xenbus`]) and how the driver domain is doing ([`state`]).
+//! written in xenstore ([`keys`]), for whom it is ([`target`]), how it and its driver notify one another ([`notify`], [`xenbus`]) how the driver domain is doing ([`state`]), and how another one takes
+//! its place ([`succession`]).
 //!
 //! Invariant: every parser takes arbitrary bytes and gives a value or a [`ConfigError`] that names the culprit and the
 //! remedy; nothing panics or allocates, and no time or text grows beyond what the input's length explains.
@@ -32,6 +33,7 @@ mod number;
 pub mod size;
 pub mod slot;
 pub mod state;
+pub mod succession;
 pub mod target;
 pub mod vbd;
 pub mod vif;

@@ -75,7 +75,8 @@ impl TargetType {
 
 /// Checks the value of [`keys::VERSION`].
 pub fn check_version(text: &[u8]) -> Result<(), ConfigError> {
-    if text == keys::VERSION_VALUE.as_bytes() {
+    let known = [keys::VERSION_VALUE, keys::VERSION_SUCCESSOR];
+    if known.iter().any(|known| text == known.as_bytes()) {
         Ok(())
     } else {
         Err(ConfigError::BadVersion(Excerpt::new(text)))

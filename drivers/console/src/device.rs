@@ -1,6 +1,7 @@
 //! The device: which queue is whose, control messages, and the host's side of its ports.
 
 use vd_virtio::fault::FaultKind;
+use vd_virtio::state::{BadState, Reader, Writer};
 use vd_virtio::{Chain, Device, DeviceId, Features, GuestMemory, Pass, Progress};
 
 use crate::control::{ConsoleFeatures, Message, Received, event};
@@ -384,6 +385,35 @@ impl Device for ConsoleDevice {
         {
             port.reset_transmit();
         }
+    }
+
+    fn keeps_order(&self, _: u16) -> bool {
+        true
+    }
+
+    fn save(&self, to: &mut Writer<'_>) {
+        to.u16(self.size.columns);
+        to.u16(self.size.rows);
+        to.bool(self.ready);
+        to.u8(u8::try_from(self.ports()).unwrap_or(u8::MAX));
+        self.ports.iter().for_each(|port| port.save(to));
+    }
+
+    fn restore(&mut self, from: &mut Reader<'_>) -> Result<(), BadState> {
+        self.size = Size {
+            columns: from.u16()?,
+            rows: from.u16()?,
+        };
+        self.ready = from.bool()?;
+        if usize::from(from.u8()?) != self.ports() {
+            return Err(BadState::Content);
+        }
+        for port in &mut self.ports {
+            port.restore(from)?;
+        }
+        // Who was attached to the other device has gone with it: the driver has to hear of that.
+        self.wakes = u32::MAX;
+        Ok(())
     }
 
     fn run<M: GuestMemory + ?Sized>(

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 
 use vd_virtio::fault::FaultKind;
 use vd_virtio::queue::Head;
+use vd_virtio::state::{BadState, Reader, Writer};
 use vd_virtio::{Chain, GuestMemory, Pass, Progress, Span};
 
 use crate::control::Message;
@@ -39,6 +40,8 @@ pub(crate) struct Port {
     held: Option<(Head, u64)>,
     /// The segments of that buffer.
     segments: Box<Chain>,
+    /// Bytes of the next buffer that another device has taken, before this one went on in its place.
+    taken: u64,
     /// The transmit queue waits for a host to read.
     stalled: bool,
     /// The driver had no more output the last time that was looked.
@@ -75,6 +78,7 @@ impl Port {
             input: Ring::new(INPUT_BYTES),
             held: None,
             segments: Box::default(),
+            taken: 0,
             stalled: false,
             drained: true,
             open: false,
@@ -114,8 +118,50 @@ impl Port {
     /// The driver starts over with the transmit queue: what it had given and was not taken is its own again.
     pub(crate) fn reset_transmit(&mut self) {
         self.held = None;
+        self.taken = 0;
         self.stalled = false;
         self.drained = true;
+    }
+
+    /// Writes down what another device needs to go on with this port.
+    pub(crate) fn save(&self, to: &mut Writer<'_>) {
+        to.bool(self.ready);
+        to.bool(self.guest_open);
+        to.bool(self.told_open);
+        to.bool(self.drained);
+        to.u8(self.pending.bits());
+        to.u64(self.closes);
+        to.u64(self.unreported);
+        to.u64(self.dropped);
+        to.u64(self.held.as_ref().map_or(self.taken, |(_, done)| *done));
+        for ring in [&self.output, &self.input] {
+            let (first, second) = ring.pieces();
+            to.nested(|to| {
+                to.bytes(first);
+                to.bytes(second);
+            });
+        }
+    }
+
+    /// Goes on with a port of another device. Nobody is attached to it.
+    pub(crate) fn restore(&mut self, from: &mut Reader<'_>) -> Result<(), BadState> {
+        self.ready = from.bool()?;
+        self.guest_open = from.bool()?;
+        self.told_open = from.bool()?;
+        self.drained = from.bool()?;
+        self.pending = Pending::from_bits(from.u8()?).ok_or(BadState::Content)?;
+        self.closes = from.u64()?;
+        self.unreported = from.u64()?;
+        self.dropped = from.u64()?;
+        self.taken = from.u64()?;
+        for ring in [&mut self.output, &mut self.input] {
+            ring.clear();
+            let bytes = from.block()?;
+            if ring.push(bytes) != bytes.len() {
+                return Err(BadState::Content);
+            }
+        }
+        Ok(())
     }
 
     /// The driver knows the port, and has been told nothing of it.
@@ -232,11 +278,15 @@ impl Port {
                 pass.give_back(head, 0)?;
                 continue;
             }
-            let copied = copy(&mut self.output, counters, pass.mem(), span)?;
-            if copied == span.len() {
+            // If the driver has put another buffer there meanwhile, that one is its own to lose.
+            let before = core::mem::take(&mut self.taken).min(span.len());
+            let (_, left) = span.split_at(before).unwrap_or((span, span));
+            let copied = copy(&mut self.output, counters, pass.mem(), left)?;
+            let done = before.saturating_add(copied);
+            if done == span.len() {
                 pass.give_back(head, 0)?;
             } else {
-                self.held = Some((head, copied));
+                self.held = Some((head, done));
                 core::mem::swap(&mut *self.segments, chain);
                 return Ok(self.stall());
             }

@@ -66,7 +66,7 @@ fn negotiated(switch: &mut Switch, port: usize, feature: NetFeatures) -> Option<
 }
 
 /// An address of its own.
-fn set_mac(switch: &mut Switch, port: usize, mac: Mac) -> Option<()> {
+pub(crate) fn set_mac(switch: &mut Switch, port: usize, mac: Mac) -> Option<()> {
     if !mac.is_station() || switch.holder(mac).is_some_and(|holder| holder != port) {
         return None;
     }
@@ -75,7 +75,8 @@ fn set_mac(switch: &mut Switch, port: usize, mac: Mac) -> Option<()> {
     Some(())
 }
 
-fn set_pairs(switch: &mut Switch, port: usize, pairs: u16) -> Option<()> {
+/// So many pairs of queues.
+pub(crate) fn set_pairs(switch: &mut Switch, port: usize, pairs: u16) -> Option<()> {
     let this = negotiated(switch, port, NetFeatures::MQ)?;
     if pairs == 0 || pairs > this.config.pairs {
         return None;

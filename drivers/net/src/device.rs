@@ -4,6 +4,7 @@ use alloc::rc::Rc;
 use core::cell::RefCell;
 
 use vd_virtio::fault::FaultKind;
+use vd_virtio::state::{BadState, Reader, Writer};
 use vd_virtio::{Chain, Device, DeviceId, Features, GuestMemory, Pass, Progress};
 
 use crate::control;
@@ -32,6 +33,8 @@ pub struct NetDevice {
     switch: Rc<RefCell<Switch>>,
     port: usize,
     config: PortConfig,
+    /// What the driver has commanded, where it can be looked at at any time: its address, and the pairs of queues.
+    commanded: (Mac, u16),
 }
 
 impl NetDevice {
@@ -45,6 +48,7 @@ impl NetDevice {
             switch: Rc::clone(switch),
             port,
             config,
+            commanded: (config.mac, 1),
         })
     }
 
@@ -143,6 +147,7 @@ impl Device for NetDevice {
     }
 
     fn reset(&mut self) {
+        self.commanded = (self.config.mac, 1);
         self.switch.borrow_mut().reset(self.port);
     }
 
@@ -152,6 +157,40 @@ impl Device for NetDevice {
             Role::Receive(pair) => switch.reset_receive(self.port, pair),
             Role::Transmit(_) => switch.forget_sent(self.port, Some(queue)),
             Role::Control | Role::None => {}
+        }
+    }
+
+    /// Sent frames may wait for different receivers; buffers for what is received are used as they come.
+    fn keeps_order(&self, queue: u16) -> bool {
+        // That of commands has an even number too.
+        queue.is_multiple_of(2)
+    }
+
+    /// Frames that wait are dropped, as they would be within a second.
+    fn quiesce(&mut self) {
+        self.switch.borrow_mut().drop_all_waiting();
+    }
+
+    fn save(&self, to: &mut Writer<'_>) {
+        let (mac, pairs) = self.commanded;
+        to.bytes(&mac.0);
+        to.u16(pairs);
+    }
+
+    /// By the rules for the commands that the driver has set both with.
+    fn restore(&mut self, from: &mut Reader<'_>) -> Result<(), BadState> {
+        let bytes = from.bytes(6)?;
+        let mac = Mac(bytes.try_into().map_err(|_| BadState::Short)?);
+        let pairs = from.u16()?;
+        let mut switch = self.switch.borrow_mut();
+        let is_set =
+            mac == self.config.mac || control::set_mac(&mut switch, self.port, mac).is_some();
+        let is_used = pairs == 1 || control::set_pairs(&mut switch, self.port, pairs).is_some();
+        self.commanded = (mac, pairs);
+        if is_set && is_used {
+            Ok(())
+        } else {
+            Err(BadState::Content)
         }
     }
 
@@ -168,7 +207,11 @@ impl Device for NetDevice {
             Role::Receive(pair) => switch.receive(self.port, pair, pass, chain),
             Role::Transmit(pair) => switch.transmit(self.port, pair, pass, chain),
             Role::Control => pass.serve_each(chain, |mem, chain| {
-                control::serve(&mut switch, self.port, mem, chain)
+                let written = control::serve(&mut switch, self.port, mem, chain);
+                if let Some(port) = switch.port(self.port) {
+                    self.commanded = (port.mac, port.pairs);
+                }
+                written
             }),
             // What is in it stays there.
             Role::None => Ok(Progress::Waiting),

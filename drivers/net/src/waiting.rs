@@ -99,6 +99,13 @@ impl Switch {
         }
     }
 
+    /// Drops all that waits, whomever for.
+    pub(crate) fn drop_all_waiting(&mut self) {
+        for port in 0..self.ports.len() {
+            self.drop_waiting(port, 0);
+        }
+    }
+
     fn drop_pair(&mut self, port: usize, pair: usize) {
         while self.first_waiting(port, pair).is_some() {
             self.drop_first(port, pair);

@@ -138,6 +138,10 @@ impl<S: Source> Device for EntropyDevice<S> {
         self.waits = false;
     }
 
+    fn keeps_order(&self, _: u16) -> bool {
+        true
+    }
+
     fn run<M: GuestMemory + ?Sized>(
         &mut self,
         pass: &mut Pass<'_, M>,

@@ -5,6 +5,7 @@ use crate::fault::FaultKind;
 use crate::features::Features;
 use crate::mem::GuestMemory;
 use crate::pass::Pass;
+use crate::state::{BadState, Reader, Writer};
 
 /// The number of a device type (virtio 1.3, section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +68,31 @@ pub trait Device {
     /// The driver starts over with one queue.
     fn reset_queue(&mut self, queue: u16) {
         let _ = queue;
+    }
+
+    /// Whether the device gives the requests of a queue back in the order in which it took them: then those that it has
+    /// can be taken again by another one that goes on in its place.
+    fn keeps_order(&self, queue: u16) -> bool {
+        let _ = queue;
+        false
+    }
+
+    /// Another device is about to go on in the place of this one: what waits for something that may never come is given
+    /// up, as far as the device type allows that, and given back with the next runs. To be called more than once.
+    fn quiesce(&mut self) {}
+
+    /// Writes down what another device needs to go on besides the features, for [`Device::restore`].
+    fn save(&self, to: &mut Writer<'_>) {
+        let _ = to;
+    }
+
+    /// Goes on where another device has stopped. It was activated before, and nothing was run.
+    ///
+    /// # Errors
+    /// [`BadState`]
+    fn restore(&mut self, from: &mut Reader<'_>) -> Result<(), BadState> {
+        let _ = from;
+        Ok(())
     }
 
     /// Runs a queue: takes requests, as many as the pass allows, and gives back what is done. A request may stay with

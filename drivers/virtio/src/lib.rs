@@ -11,7 +11,7 @@
 //!
 //! The modules in the order of a request's way: [`mmio`] (registers, device status), [`queue`] (the ring),
 //! [`chain`] (one request's buffers), [`pass`] and [`device`] (what serves them), [`fault`] (what happens to a driver that
-//! breaks the rules).
+//! breaks the rules); [`state`] is how one device model leaves what another goes on with.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -39,6 +39,7 @@ pub mod mem;
 pub mod mmio;
 pub mod pass;
 pub mod queue;
+pub mod state;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 

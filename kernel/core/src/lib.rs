@@ -6,7 +6,7 @@
 //! ([`command`]), what `vdom` has written to xenstore ([`description`]), what a guest's driver
 //! answers there ([`bus`]), when to look after a disk of another domain ([`attention`]), when to look at a queue unasked ([`poll`]), which ports have an
 //! event ([`upcall`]), which grants are free ([`grants`]), what the interrupt handler leaves for the main loop ([`handover`]),
-//! what the devices did last ([`trace`]), the life of the guest's ioreq server ([`server`]). The
+//! what the devices did last ([`trace`]), the life of the guest's ioreq server ([`server`]), what one driver domain leaves to the next ([`bequest`]). The
 //! kernel adds the hypercalls and the unsafe code; the decisions are here, where they run
 //! under test on the host.
 
@@ -29,6 +29,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod attention;
+pub mod bequest;
 pub mod bus;
 pub mod clock;
 pub mod cmdline;

@@ -3,16 +3,20 @@
 //! Invariant: [`Guest::attach`] either succeeds, or leaves nothing behind: the server sees to its own part, and dropping
 //! the [`Guest`] undoes the rest.
 
+mod succession;
+
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use core::ops::Range;
 
+use vd_kernel_core::bequest::Bequest;
 use vd_kernel_core::description::Description;
 use vd_kernel_core::server::VCPUS;
 use vd_kernel_core::server::attach::{Connection, Plan, Registers, hint};
 use xen_hypercall::{DomId, Errno};
 
 use super::devices::{self, DeviceTable};
+use super::inheritance::Inheritance;
 use super::slots::SERVER;
 use crate::mem::foreign::Refusal;
 use crate::mem::guest::{Memory, Unavailable};
@@ -21,6 +25,8 @@ use crate::vif::Vifs;
 
 /// Accesses served in one pass before the queues get their turn.
 const ACCESSES: usize = 2 * VCPUS;
+
+pub use succession::is_taken;
 
 /// A guest that is being served.
 pub struct Guest {
@@ -31,27 +37,32 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Takes over the guest of a description.
+    /// Takes over the guest of a description; with an inheritance, from another driver domain.
     ///
     /// # Errors
     /// What is wrong and what to do, for the operator.
     pub fn attach(
         description: &Description,
         module: Option<&Range<u64>>,
-        vbds: &Vbds,
-        vifs: &Vifs,
+        mut inheritance: Option<Inheritance>,
+        (vbds, vifs): (&Vbds, &Vifs),
     ) -> Result<Self, String> {
         let id = DomId(description.target.get());
         let vcpus = SERVER.vcpus(id)?;
-        let devices = devices::build(id, description, module, (vbds, vifs))?;
+        let inherited = inheritance.as_mut();
+        let devices = devices::build(id, description, module, inherited, (vbds, vifs))?;
         let memory =
             Memory::new(id, devices.needs()).map_err(|error| format!("guest memory: {error}"))?;
-        let guest = Self {
+        let mut guest = Self {
             id,
             vcpus,
             memory,
             devices,
         };
+        if let Some(inheritance) = &inheritance {
+            let left = Bequest::read(inheritance.state()).map_err(|why| why.to_string())?;
+            guest.devices.import(&guest.memory, &left);
+        }
         SERVER.attach(&guest.plan())?;
         Ok(guest)
     }

@@ -3,6 +3,8 @@
 //! Invariants: the work of a pass is bounded; a line follows its device's InterruptStatus before the vCPU whose access
 //! changed it runs again.
 
+mod succession;
+
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
@@ -34,6 +36,7 @@ use xen_hypercall::{DomId, EvtchnPort, sched};
 
 use super::disk::{Disk, Storage};
 use super::entropy;
+use super::inheritance::Inheritance;
 use super::model::Model;
 use super::signal::{self, Signal, Wanted};
 use super::slots;
@@ -95,10 +98,12 @@ pub struct DeviceTable {
     limiter: RateLimiter,
     /// The slot whose turn is first in the next pass: what devices share, the first gets most of.
     first: usize,
+    /// If no requests to disks of other domains are taken: how many were under way when that was looked at last.
+    quiet: Option<u32>,
 }
 
-/// Makes the devices of a description. `module` is what the toolstack loaded, the rest is what other
-/// domains serve.
+/// Makes the devices of a description. `module` is what the toolstack loaded, `inheritance` has what another driver
+/// domain has stored, the rest is what other domains serve.
 ///
 /// # Errors
 /// What is wrong and what to do, for the operator.
@@ -106,6 +111,7 @@ pub fn build(
     guest: DomId,
     description: &Description,
     module: Option<&Range<u64>>,
+    mut inheritance: Option<&mut Inheritance>,
     (vbds, vifs): (&Vbds, &Vifs),
 ) -> Result<DeviceTable, String> {
     let mut table = DeviceTable {
@@ -116,12 +122,14 @@ pub fn build(
         networks: networks(vifs),
         limiter: RateLimiter::new(10, 1),
         first: 0,
+        quiet: None,
     };
     let mut ring_pages = 0;
     for (slot, device) in description.devices.iter() {
         let model = match device.kind() {
             DeviceType::Blk => {
-                disk(slot, device, module, vbds).map(|disk| Model::Disk(Box::new(disk)))
+                let stored = inheritance.as_mut().and_then(|it| it.take_disk(slot));
+                disk(slot, device, (module, stored), vbds).map(|disk| Model::Disk(Box::new(disk)))
             }
             DeviceType::Net => port(device, &table.networks).map(Model::Net),
             DeviceType::Rng => entropy::device(device).map(|rng| Model::Rng(Box::new(rng))),
@@ -180,7 +188,7 @@ fn rings(device: &DeviceDescription, pages: &mut u32) -> Option<Rings> {
 fn disk(
     slot: SlotIndex,
     device: &DeviceDescription,
-    module: Option<&Range<u64>>,
+    (module, stored): (Option<&Range<u64>>, Option<Storage>),
     vbds: &Vbds,
 ) -> Result<Disk, String> {
     let serial = device.serial().unwrap_or("").as_bytes();
@@ -192,7 +200,7 @@ fn disk(
             )?;
             Storage::of_module(range)
         }
-        Backend::Ram(size) => Storage::allocate(size.bytes()).map_err(|_| {
+        Backend::Ram(size) => stored.map_or_else(|| Storage::allocate(size.bytes()), Ok).map_err(|_| {
             format!(
                 "a disk of {} MiB does not fit: {} MiB are free; raise memory= of the driver domain",
                 size.bytes() >> 20,
@@ -344,11 +352,15 @@ impl DeviceTable {
 
     /// Runs the queues that were kicked, a bounded number of requests each. Returns whether there is more to do.
     pub fn run(&mut self, memory: &Memory) -> bool {
-        let (mut more, mut idle) = (false, false);
+        let (mut more, mut idle, mut left) = (false, false, 0);
         let masked = signals::new_pass();
         let first = self.first;
         self.first = (first + 1) % SLOTS;
         for index in (first..SLOTS).chain(0..first) {
+            if self.quiet.is_some() && self.is_elsewhere(index) {
+                left += self.drain(index, memory, masked);
+                continue;
+            }
             let Self { slots, trace, .. } = self;
             let Some(Some(device)) = slots.get_mut(index) else {
                 continue;
@@ -387,6 +399,7 @@ impl DeviceTable {
                 self.settle(index);
             }
         }
+        self.quiet = self.quiet.map(|_| left);
         more |= self.run_uplinks(memory, masked);
         // What one port has left for another is for the next pass.
         more |= self.wake_ports();

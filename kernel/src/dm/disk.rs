@@ -200,6 +200,13 @@ impl Device for Disk {
         }
     }
 
+    fn keeps_order(&self, queue: u16) -> bool {
+        match self {
+            Self::Ram(disk) => disk.keeps_order(queue),
+            Self::Vbd(disk) => disk.keeps_order(queue),
+        }
+    }
+
     fn run<M: GuestMemory + ?Sized>(
         &mut self,
         pass: &mut Pass<'_, M>,

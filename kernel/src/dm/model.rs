@@ -11,6 +11,7 @@ use vd_console::ConsoleDevice;
 use vd_net::NetDevice;
 use vd_rng::EntropyDevice;
 use vd_virtio::fault::FaultKind;
+use vd_virtio::state::{BadState, Reader, Writer};
 use vd_virtio::{Chain, Device, DeviceId, Features, GuestMemory, Pass, Progress};
 
 use super::disk::Disk;
@@ -221,6 +222,22 @@ impl Device for Model {
 
     fn reset_queue(&mut self, queue: u16) {
         each!(self, device => device.reset_queue(queue));
+    }
+
+    fn keeps_order(&self, queue: u16) -> bool {
+        each!(self, device => device.keeps_order(queue))
+    }
+
+    fn quiesce(&mut self) {
+        each!(self, device => device.quiesce());
+    }
+
+    fn save(&self, to: &mut Writer<'_>) {
+        each!(self, device => device.save(to));
+    }
+
+    fn restore(&mut self, from: &mut Reader<'_>) -> Result<(), BadState> {
+        each!(self, device => device.restore(from))
     }
 
     fn run<M: GuestMemory + ?Sized>(

@@ -52,6 +52,14 @@ impl Signal {
             told => told,
         }
     }
+
+    /// Lowers the line, if it is up: another driver domain is to take over.
+    ///
+    /// # Errors
+    /// As for [`Signal::update`].
+    pub fn withdraw(&mut self, guest: DomId, slot: SlotIndex) -> Result<(), (&'static str, Errno)> {
+        self.0.withdraw(&SERVER, guest, slot)
+    }
 }
 
 /// Sends the event that a vCPU waits for.

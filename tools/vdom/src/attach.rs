@@ -114,7 +114,12 @@ pub(crate) fn attach(
 }
 
 /// What has to be in xenstore; the marker comes last.
-fn description(driver: u16, guest: u16, kind: TargetType, devices: &Devices) -> Vec<Change> {
+pub(crate) fn description(
+    driver: u16,
+    guest: u16,
+    kind: TargetType,
+    devices: &Devices,
+) -> Vec<Change> {
     let write = |key: &str, value: String| Change::Write {
         path: node(driver, key),
         value,

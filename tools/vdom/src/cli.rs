@@ -43,7 +43,7 @@ A DEVICE is a list of key=value, separated by commas:
   backend=vif:N     the same, and with interface N of the driver domain (0: the first)
   serial=TEXT       up to 20 characters
   readonly=0|1      (default: 0)
-  packed=0|1        whether packed rings are offered (default: 1)
+  packed=0|1        whether packed rings are offered (default: 1; with vbd: 0)
   queues=1..4       how many queues; a guest uses one for each vCPU (default: 1)
   interrupt=HOW     intx or edge (HVM), msi or event-channel (PVH)
   doorbell=HOW      mmio, polled, posted (HVM), port or event-channel (PVH)
@@ -66,6 +66,13 @@ With standard input in a pipe or file, all of it goes to the guest, and vdom lea
 has closed the port or nothing has come for --idle seconds, or if the guest does not read for ten.
 Other ports hold the guest back while nobody reads them, and nothing is lost. The exit status is 0
 only if every byte got through, or waits for the guest to read it.";
+
+const RESTART_MORE: &str = "\
+The new driver domain starts beside the old one, which serves the guest until the new one says that it
+does. Requests that the guest makes meanwhile wait; nothing that it was told is lost. How long they
+waited, and for how long the guest was paused, is printed. If the new one does not come so far, the
+old one goes on. Disks in memory are copied; disks of other domains are detached from the old one
+and attached to the new one. PVH guests cannot be served by another driver domain.";
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -131,6 +138,18 @@ pub(crate) enum Command {
         /// The size that the console has, instead of this terminal's
         #[arg(short, long, value_name = "COLUMNSxROWS", value_parser = size)]
         size: Option<(u16, u16)>,
+    },
+    /// Let another driver domain take the place of a running guest's, also one with another image
+    #[command(after_help = RESTART_MORE)]
+    Restart {
+        /// Guest or driver domain: name or id
+        #[arg(value_name = "GUEST")]
+        domain: String,
+        /// The image of the new driver domain (default: the same file as before)
+        #[arg(short, long, value_name = "PATH")]
+        image: Option<PathBuf>,
+        #[command(flatten)]
+        timeout: Timeout,
     },
     /// Destroy a guest and its driver domain, or what is left of them
     Destroy {

@@ -71,7 +71,8 @@ pub(crate) fn run(host: &mut Host, plan: &Plan, options: Options) -> Result<Doma
     let mut dir = RunDir::of(&host.run_dir, &guest.name);
     let mut rollback = Rollback::new(host);
     let (table, driver_config) = files(&mut rollback, plan, options.again, &mut dir)?;
-    let driver_domain = start_driver(&mut rollback, driver, &driver_config)?;
+    let kept = !guest.restarts.is_empty();
+    let driver_domain = start_driver(&mut rollback, driver, &driver_config, kept)?;
     dir.write_driver(&driver_domain)
         .at(&driver.name, "record driver domain")?;
     if !guest.restarts.is_empty() {
@@ -153,6 +154,15 @@ fn files(
     rollback.push(Undo::RemoveDir(dir.path().to_owned()));
     let table = table.map(|table| dir.write_table(&table));
     let table = table.transpose().at(name, STEP)?;
+    if let Source::File {
+        text, overrides, ..
+    } = &plan.driver.source
+    {
+        // For when another driver domain takes this one's place.
+        dir.write_driver_config(text).at(&plan.driver.name, STEP)?;
+        dir.write_driver_overrides(overrides)
+            .at(&plan.driver.name, STEP)?;
+    }
     let config = match &plan.driver.source {
         Source::File { path, .. } if !again => path.clone(),
         // When it is created again, the file may be another one.
@@ -168,14 +178,18 @@ fn start_driver(
     rollback: &mut Rollback<'_>,
     driver: &Driver,
     config: &Path,
+    kept: bool,
 ) -> Result<Domain, Failure> {
     const STEP: &str = "start driver domain";
     let name = &driver.name;
-    let overrides = match &driver.source {
-        Source::Text(_) => &[][..],
-        Source::File { overrides, .. } => overrides,
+    let mut overrides = match &driver.source {
+        Source::Text(_) => Vec::new(),
+        Source::File { overrides, .. } => overrides.clone(),
     };
-    let domain = create(rollback, name, config, overrides, STEP)?;
+    if kept {
+        overrides.push(crate::driver::KEPT.into());
+    }
+    let domain = create(rollback, name, config, &overrides, STEP)?;
     attach::prepare(rollback.host, &domain)?;
     rollback.host.report.step(name, "letting it boot");
     rollback.host.xl.unpause(domain.id).at(name, STEP)?;

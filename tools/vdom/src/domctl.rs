@@ -1,8 +1,8 @@
-//! The two domctls that vdom needs, over whatever interface version the running Xen has.
+//! The few domctls that vdom needs, over whatever interface version the running Xen has.
 //!
 //! A domctl's interface version goes up with every incompatible change, and Xen refuses any other with EACCES before it
 //! looks at anything else. What is used here has been at the same place in all versions since Xen 4.0 (the header, the
-//! first eight bytes of `getdomaininfo`, and `set_target`), so it is safe to try versions with a call that changes
+//! first eight bytes of `getdomaininfo`, `set_target`, pausing), so it is safe to try versions with a call that changes
 //! nothing until one is accepted.
 //! Layouts: Xen's `public/domctl.h`.
 
@@ -10,8 +10,11 @@ use std::io;
 
 use crate::failure::Trouble;
 use crate::guest::Ending;
+use crate::host::Bridge;
 use crate::privcmd::{Hypercall, Privcmd};
 
+const PAUSE: u32 = 3;
+const UNPAUSE: u32 = 4;
 const GETDOMAININFO: u32 = 5;
 const SET_TARGET: u32 = 46;
 
@@ -70,11 +73,21 @@ impl Domctl {
 /// What can issue a domctl.
 pub(crate) trait Issue {
     fn issue(&mut self, structure: &mut [u8]) -> io::Result<()>;
+
+    /// A piece of one domain's memory and its counterpart of another's.
+    fn bridge(&self, from: (u16, u64), to: (u16, u64), bytes: u64) -> io::Result<Box<dyn Bridge>> {
+        let _ = (from, to, bytes);
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 impl Issue for Privcmd {
     fn issue(&mut self, structure: &mut [u8]) -> io::Result<()> {
         self.call(Hypercall::Domctl, structure)
+    }
+
+    fn bridge(&self, from: (u16, u64), to: (u16, u64), bytes: u64) -> io::Result<Box<dyn Bridge>> {
+        Ok(Box::new(Privcmd::bridge(self, from, to, bytes)?))
     }
 }
 
@@ -167,6 +180,36 @@ impl<X: Issue> Domctls<X> {
             paused: flags & DOMINF_PAUSED != 0,
             reason: (flags >> DOMINF_SHUTDOWN_SHIFT) as u8,
         }))
+    }
+
+    /// Holds all vCPUs of a domain still, or no longer. Each of the one needs one of the other.
+    pub(crate) fn set_paused(&mut self, domain: u16, paused: bool) -> Result<(), Trouble> {
+        let command = if paused { PAUSE } else { UNPAUSE };
+        let call = Domctl::new(command, self.version, domain);
+        self.xen.issue(&mut call.to_bytes()).map_err(|error| {
+            Trouble::new(
+                format!("Xen refuses: {error}"),
+                "see whether the guest has ended: xl list",
+            )
+        })
+    }
+
+    /// A piece of one domain's memory, and its counterpart of another's.
+    pub(crate) fn bridge(
+        &mut self,
+        from: (u16, u64),
+        to: (u16, u64),
+        bytes: u64,
+    ) -> Result<Box<dyn Bridge>, Trouble> {
+        self.xen.bridge(from, to, bytes).map_err(|error| {
+            Trouble::new(
+                format!(
+                    "mapping the memory of domains {} and {}: {error}",
+                    from.0, to.0
+                ),
+                "see xl dmesg",
+            )
+        })
     }
 
     /// Gives the driver domain power over the guest: once, and until the driver domain ends.

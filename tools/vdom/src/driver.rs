@@ -7,6 +7,8 @@ mod disks;
 mod networks;
 mod size;
 
+pub(crate) use disks::device as disk_name;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -136,6 +138,10 @@ const FIXED: [(&str, &str); 6] = [
     ("on_watchdog", "\"destroy\""),
 ];
 
+/// A driver domain that crashes stays in memory, if somebody is there to look after it: what it leaves to the next one is
+/// in there.
+pub(crate) const KEPT: &str = "on_crash=\"preserve\"";
+
 fn from_file(needs: &Needs<'_>, path: &Path) -> Result<Driver, Trouble> {
     let text = guest::read(path)?;
     let config = guest::parse(path, &text, &[])?;
@@ -224,7 +230,7 @@ fn check_pvh(config: &Config) -> Result<(), Trouble> {
     ))
 }
 
-fn check_image(path: &Path, key: &str) -> Result<(), Trouble> {
+pub(crate) fn check_image(path: &Path, key: &str) -> Result<(), Trouble> {
     let read = std::fs::File::open(path).and_then(|mut file| {
         let mut start = [0; 5];
         std::io::Read::read_exact(&mut file, &mut start).map(|()| start)
@@ -313,7 +319,7 @@ pub(crate) fn quote(text: &str) -> String {
     )
 }
 
-fn quote_path(path: &Path) -> Result<String, Trouble> {
+pub(crate) fn quote_path(path: &Path) -> Result<String, Trouble> {
     // xl resolves relative paths by itself, from wherever it is started.
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     absolute.to_str().map(quote).ok_or_else(|| {

@@ -7,10 +7,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use vd_config::keys;
+use vd_config::succession::Order;
 
 use crate::domctl::DomainInfo;
 use crate::failure::Trouble;
-use crate::host::{Change, Clock, Host, Hypervisor, Store, Xl, node};
+use crate::host::{Bridge, Change, Clock, Host, Hypervisor, Store, Xl, node};
 use crate::report::Reporter;
 use crate::xlcfg::Config;
 
@@ -74,6 +75,10 @@ pub(crate) struct World {
     pub(crate) at_once: bool,
     /// A driver domain powers off by itself after its guest has gone.
     pub(crate) drivers_end: bool,
+    /// A driver domain that is to take the place of another one fails when it is told this.
+    pub(crate) fails_at: Option<Order>,
+    /// Who has which disk: domain and name.
+    pub(crate) disks: Vec<(u16, String)>,
     /// Whether this directory was locked, for each domain that vdom has destroyed.
     pub(crate) directory: PathBuf,
     pub(crate) locked: Vec<bool>,
@@ -181,8 +186,45 @@ impl World {
 
     fn remove_domain(&mut self, id: u16) {
         self.state.domains.remove(&id);
+        self.disks.retain(|(of, _)| *of != id);
         self.remove(&format!("/local/domain/{id}"));
         self.remove(&format!("/libxl/{id}"));
+    }
+
+    /// Does what was ordered. Returns whether that was all: it takes the place of another one, and does nothing by itself.
+    fn obey(&mut self, id: u16) -> bool {
+        let text = |world: &Self, key| {
+            let value = world.state.tree.get(&node(id, key));
+            value.map(|value| String::from_utf8_lossy(value).into_owned())
+        };
+        let succeeds = text(self, keys::VERSION).as_deref() == Some(keys::VERSION_SUCCESSOR);
+        let order = text(self, keys::ORDER).and_then(|text| Order::parse(text.as_bytes()));
+        let order = order.unwrap_or(Order::None);
+        let (stage, state) = (node(id, keys::STATUS_STAGE), node(id, keys::STATUS_STATE));
+        if self.fails_at == Some(order) && (succeeds || order != Order::None) {
+            if succeeds {
+                self.set(&state, "failed");
+            } else {
+                self.set(&stage, "refused");
+            }
+            self.set(&node(id, keys::STATUS_ERROR), "as the test wants it");
+            return true;
+        }
+        let memory = format!("state={}+4096 3={}+8192", 4096 * u64::from(id), 1 << 20);
+        match order {
+            Order::None if !succeeds => {}
+            Order::None | Order::Prepare => {
+                self.set(&node(id, keys::STATUS_MEMORY), &memory);
+                self.set(&stage, "prepared");
+            }
+            Order::Quiesce => self.set(&stage, "quiesced"),
+            Order::Connect => self.set(&stage, "connected"),
+            Order::Export => self.set(&stage, "exported"),
+            Order::Resume => self.set(&stage, ""),
+            Order::TakeOver => self.set(&state, "ready"),
+            Order::Release => self.remove_domain(id),
+        }
+        succeeds
     }
 
     fn next_ending(&mut self) {
@@ -219,6 +261,9 @@ impl World {
             && !self.state.domains.contains_key(&target)
         {
             self.remove_domain(id);
+            return;
+        }
+        if self.obey(id) {
             return;
         }
         let state = node(id, keys::STATUS_STATE);
@@ -302,6 +347,53 @@ impl Xl for Fake {
         );
         world.remove_domain(id);
         Ok(())
+    }
+
+    fn rename(&mut self, id: u16, name: &str) -> Result<(), Trouble> {
+        let mut world = self.0.borrow_mut();
+        world.call("rename", &format!("{id} {name}"))?;
+        let taken = world
+            .state
+            .domains
+            .values()
+            .any(|domain| domain.name == name);
+        assert!(!taken, "{name} is taken");
+        if let Some(domain) = world.state.domains.get_mut(&id) {
+            domain.name = name.into();
+        }
+        world.set(&node(id, "name"), name);
+        Ok(())
+    }
+
+    fn block_detach(&mut self, id: u16, disk: &str) -> Result<(), Trouble> {
+        self.only_log("detach", &format!("{id} {disk}"))?;
+        let disks = &mut self.0.borrow_mut().disks;
+        let before = disks.len();
+        disks.retain(|it| *it != (id, disk.into()));
+        assert!(disks.len() < before, "it has no such disk");
+        Ok(())
+    }
+
+    fn block_attach(&mut self, id: u16, disk: &str) -> Result<(), Trouble> {
+        self.only_log("attach", &format!("{id} {disk}"))?;
+        let name = crate::driver::disk_name(disk).unwrap().to_string();
+        let disks = &mut self.0.borrow_mut().disks;
+        if disks.iter().any(|(_, has)| *has == name) {
+            return Err(Trouble::new("another domain has it", "none"));
+        }
+        disks.push((id, name));
+        Ok(())
+    }
+
+    fn trigger_nmi(&mut self, id: u16) -> Result<(), Trouble> {
+        self.only_log("nmi", &id.to_string())
+    }
+}
+
+impl Fake {
+    /// A call that changes nothing that tests look at.
+    fn only_log(&mut self, kind: &str, what: &str) -> Result<(), Trouble> {
+        self.0.borrow_mut().call(kind, what)
     }
 }
 
@@ -407,6 +499,42 @@ impl Hypervisor for Fake {
         assert_eq!(driver.target, None, "one target for ever");
         driver.target = Some(guest);
         Ok(())
+    }
+
+    fn pause(&mut self, id: u16) -> Result<(), Trouble> {
+        self.only_log("pause", &id.to_string())?;
+        self.0
+            .borrow_mut()
+            .state
+            .domains
+            .get_mut(&id)
+            .unwrap()
+            .paused = true;
+        Ok(())
+    }
+
+    fn unpause(&mut self, id: u16) -> Result<(), Trouble> {
+        Xl::unpause(self, id)
+    }
+
+    fn bridge(
+        &mut self,
+        from: (u16, u64),
+        to: (u16, u64),
+        bytes: u64,
+    ) -> Result<Box<dyn Bridge>, Trouble> {
+        self.only_log("bridge", &format!("{from:?} {to:?} {bytes}"))?;
+        Ok(Box::new(FakeBridge(self.clone(), from.0)))
+    }
+}
+
+/// A piece of memory.
+struct FakeBridge(Fake, u16);
+
+impl Bridge for FakeBridge {
+    fn copy(&mut self) -> u64 {
+        let _ = self.0.only_log("copy", &self.1.to_string());
+        4096
     }
 }
 

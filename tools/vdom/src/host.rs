@@ -17,6 +17,14 @@ pub(crate) trait Xl {
     fn unpause(&mut self, id: u16) -> Result<(), Trouble>;
     /// Destroys a domain.
     fn destroy(&mut self, id: u16) -> Result<(), Trouble>;
+    /// Gives a domain another name.
+    fn rename(&mut self, id: u16, name: &str) -> Result<(), Trouble>;
+    /// Takes a disk from a domain, and waits until it has let it go.
+    fn block_detach(&mut self, id: u16, disk: &str) -> Result<(), Trouble>;
+    /// Gives a disk to a domain.
+    fn block_attach(&mut self, id: u16, disk: &str) -> Result<(), Trouble>;
+    /// Sends a domain an NMI: a driver domain lets go of its guest, and crashes.
+    fn trigger_nmi(&mut self, id: u16) -> Result<(), Trouble>;
 }
 
 /// A change of the tree.
@@ -54,6 +62,29 @@ pub(crate) trait Hypervisor {
     fn domain_info(&mut self, id: u16) -> Result<Option<DomainInfo>, Trouble>;
     /// Gives the driver domain power over the guest.
     fn set_target(&mut self, driver: u16, guest: u16) -> Result<(), Trouble>;
+    /// Holds all vCPUs of a domain still.
+    fn pause(&mut self, id: u16) -> Result<(), Trouble>;
+    /// Lets them run again.
+    fn unpause(&mut self, id: u16) -> Result<(), Trouble>;
+    /// Maps a piece of one domain's memory and its counterpart of another's: domain and address, and bytes.
+    fn bridge(
+        &mut self,
+        from: (u16, u64),
+        to: (u16, u64),
+        bytes: u64,
+    ) -> Result<Box<dyn Bridge>, Trouble>;
+}
+
+/// A piece of one domain's memory, and its counterpart of another's.
+pub(crate) trait Bridge {
+    /// Copies what differs, and says how many bytes that was.
+    fn copy(&mut self) -> u64;
+}
+
+impl Bridge for crate::privcmd::Bridge {
+    fn copy(&mut self) -> u64 {
+        crate::privcmd::Bridge::copy(self)
+    }
 }
 
 /// Time.

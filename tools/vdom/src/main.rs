@@ -22,6 +22,7 @@ mod list;
 mod os;
 mod privcmd;
 mod report;
+mod restart;
 mod rollback;
 mod rundir;
 mod ssdt;
@@ -111,6 +112,15 @@ fn run(cli: Cli) -> Result<(), Failure> {
             &guest,
             Duration::from_secs(grace.into()),
         ),
+        Command::Restart {
+            domain,
+            image,
+            timeout,
+        } => {
+            let timeout = timeout.duration();
+            let options = restart::Options { image, timeout };
+            restart::run(&mut with_xen(verbose)?, &domain, &options)
+        }
         Command::Ssdt { devices, output } => {
             let devices = parse_devices("host", &devices)?;
             devices
@@ -208,6 +218,27 @@ impl Hypervisor for NoXen {
             "report this defect of vdom",
         ))
     }
+
+    fn pause(&mut self, id: u16) -> Result<(), Trouble> {
+        self.set_target(id, id)
+    }
+
+    fn unpause(&mut self, id: u16) -> Result<(), Trouble> {
+        self.set_target(id, id)
+    }
+
+    fn bridge(
+        &mut self,
+        from: (u16, u64),
+        to: (u16, u64),
+        _bytes: u64,
+    ) -> Result<Box<dyn host::Bridge>, Trouble> {
+        self.set_target(from.0, to.0)?;
+        Err(Trouble::new(
+            "there is no memory",
+            "report this defect of vdom",
+        ))
+    }
 }
 
 impl<X: domctl::Issue> Hypervisor for Domctls<X> {
@@ -217,6 +248,23 @@ impl<X: domctl::Issue> Hypervisor for Domctls<X> {
 
     fn set_target(&mut self, driver: u16, guest: u16) -> Result<(), Trouble> {
         Domctls::set_target(self, driver, guest)
+    }
+
+    fn pause(&mut self, id: u16) -> Result<(), Trouble> {
+        self.set_paused(id, true)
+    }
+
+    fn unpause(&mut self, id: u16) -> Result<(), Trouble> {
+        self.set_paused(id, false)
+    }
+
+    fn bridge(
+        &mut self,
+        from: (u16, u64),
+        to: (u16, u64),
+        bytes: u64,
+    ) -> Result<Box<dyn host::Bridge>, Trouble> {
+        Domctls::bridge(self, from, to, bytes)
     }
 }
 

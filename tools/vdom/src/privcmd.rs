@@ -3,10 +3,14 @@
 //! Invariant: what Xen gets a pointer to is a page that cannot be paged out, moved
 //! or copied on write while the call runs.
 
+mod bridge;
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
+
+pub(crate) use bridge::Bridge;
 
 /// Size of the one buffer.
 pub(crate) const PAGE: usize = 4096;
@@ -53,6 +57,16 @@ impl Privcmd {
             Err(_) => Buffer::locked()?,
         };
         Ok(Self { control, buffer })
+    }
+
+    /// Maps a piece of one domain's memory and its counterpart of another's, to copy from the one to the other.
+    pub(crate) fn bridge(
+        &self,
+        from: (u16, u64),
+        to: (u16, u64),
+        bytes: u64,
+    ) -> io::Result<Bridge> {
+        Bridge::new(&self.control, from, to, bytes)
     }
 
     /// Issues a hypercall whose only argument is a structure that Xen reads and writes. At most a page of it counts.

@@ -20,6 +20,8 @@ const GUEST_CONFIG: &str = "guest.cfg";
 const DRIVER_CONFIG: &str = "driver.cfg";
 const DRIVER: &str = "driver";
 const RESTARTS: &str = "restarts";
+const OVERRIDES: &str = "driver.overrides";
+const IMAGE: &str = "image";
 
 /// The directory of one guest.
 #[derive(Debug)]
@@ -89,6 +91,38 @@ impl RunDir {
     /// Writes the driver domain's configuration and gives its path.
     pub(crate) fn write_driver_config(&self, text: &str) -> Result<PathBuf, Trouble> {
         self.write(DRIVER_CONFIG, text.as_bytes())
+    }
+
+    /// Remembers what the driver domain was created from besides its configuration.
+    pub(crate) fn write_driver_overrides(&self, overrides: &[String]) -> Result<(), Trouble> {
+        self.write(OVERRIDES, overrides.join("\n").as_bytes())
+            .map(|_| ())
+    }
+
+    /// What the driver domain was created from: where that is, and what is in it.
+    pub(crate) fn driver_config(&self) -> Option<(PathBuf, Vec<u8>)> {
+        let path = self.path.join(DRIVER_CONFIG);
+        let text = std::fs::read(&path).ok()?;
+        Some((path, text))
+    }
+
+    /// The settings that win over it.
+    pub(crate) fn driver_overrides(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.path.join(OVERRIDES)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Remembers that the driver domain has another image than that of its configuration.
+    pub(crate) fn write_image(&self, image: &Path) -> Result<(), Trouble> {
+        let path = std::path::absolute(image).unwrap_or_else(|_| image.to_owned());
+        self.write(IMAGE, path.as_os_str().as_encoded_bytes())
+            .map(|_| ())
+    }
+
+    /// The image that the driver domain has instead of that of its configuration.
+    pub(crate) fn image(&self) -> Option<PathBuf> {
+        let text = std::fs::read_to_string(self.path.join(IMAGE)).ok()?;
+        Some(text.into())
     }
 
     /// Remembers who the driver domain is, so that it is found even when the guest is gone.

@@ -4,6 +4,9 @@
 //! told to leave a guest that wants to start again as it is, shut down; then there is no moment at which this could be
 //! missed: the reason stays readable until the supervisor has destroyed the domain. A guest that ends in any other way is
 //! left to xl, and is the end of its supervisor. Nothing else is, but a guest that cannot be created again.
+//!
+//! A driver domain that has crashed has let go of its guest, and is left as it is too: another one takes its place, with what
+//! it has left in its memory.
 
 mod pace;
 
@@ -15,10 +18,13 @@ use std::time::Duration;
 
 use crate::create::{self, Options, Plan};
 use crate::destroy;
+use crate::driver::{self, Source};
 use crate::failure::{At, Failure};
 use crate::guest::Ending;
 use crate::host::{Domain, Host};
 use crate::report::Reporter;
+use crate::restart;
+use crate::rundir::RunDir;
 
 pub(crate) use pace::Pace;
 use pace::SHORTEST;
@@ -43,6 +49,7 @@ pub(crate) fn run(
     first: Domain,
 ) -> Result<(), Failure> {
     let mut guest = first;
+    let mut plan = plan.clone();
     let mut restarts = 0u32;
     let options = Options {
         paused: false,
@@ -51,7 +58,7 @@ pub(crate) fn run(
     };
     loop {
         let started = host.clock.now();
-        let Some(ending) = wait_for_end(host, plan, &guest) else {
+        let Some(ending) = wait_for_end(host, &plan, &guest, options.timeout) else {
             return Ok(());
         };
         let gap = pace.after(host.clock.now().saturating_sub(started));
@@ -70,20 +77,48 @@ pub(crate) fn run(
         if ended.is_none() || !rest(host, left) {
             return Ok(());
         }
-        guest = create_again(host, plan, options)?;
+        follow(host, &mut plan);
+        guest = create_again(host, &plan, options)?;
     }
 }
 
 /// How a guest has ended that is to be created again; nothing if it is not.
-fn wait_for_end(host: &mut Host, plan: &Plan, guest: &Domain) -> Option<Ending> {
+fn wait_for_end(host: &mut Host, plan: &Plan, guest: &Domain, timeout: Duration) -> Option<Ending> {
+    // One that could not be replaced is not tried again.
+    let mut lost = Vec::new();
     loop {
         if host.clock.interrupted() {
             return None;
         }
-        match persist(host, &guest.name, |host| look(host, plan, guest))? {
+        match persist(host, &guest.name, |host| look(host, plan, guest, &lost))? {
             Seen::Alive => {}
+            Seen::Crashed(driver) => {
+                replace(host, guest, &driver, timeout);
+                lost.push(driver.id);
+            }
             Seen::Gone => return None,
             Seen::Ended(ending) => return Some(ending),
+        }
+    }
+}
+
+/// Lets another driver domain take the place of one that has crashed.
+fn replace(host: &mut Host, guest: &Domain, driver: &Domain, timeout: Duration) {
+    let what = format!("{} (id {}) has crashed", driver.name, driver.id);
+    host.report.say(&what);
+    let options = restart::Options {
+        image: None,
+        timeout,
+    };
+    for _ in 0..TRIES {
+        let Err(failure) = restart::run(host, &guest.name, &options) else {
+            return;
+        };
+        host.report.note(&guest.name, &failure.to_string());
+        reconnect(host);
+        // As long as there is something to make another one from; an operator's vdom may be at it just now.
+        if !restart::has_crashed(host, driver).unwrap_or(true) || !rest(host, BETWEEN) {
+            return;
         }
     }
 }
@@ -91,12 +126,14 @@ fn wait_for_end(host: &mut Host, plan: &Plan, guest: &Domain) -> Option<Ending> 
 /// How a guest is.
 enum Seen {
     Alive,
+    /// It is, but its driver domain is not.
+    Crashed(Domain),
     Gone,
     Ended(Ending),
 }
 
 /// Looks at a guest; if it is alive, something may have happened since.
-fn look(host: &mut Host, plan: &Plan, guest: &Domain) -> Result<Seen, Failure> {
+fn look(host: &mut Host, plan: &Plan, guest: &Domain, lost: &[u16]) -> Result<Seen, Failure> {
     let info = host.hypervisor.domain_info(guest.id);
     let Some(info) = info.at(&guest.name, STEP)?.filter(|info| !info.dying) else {
         return Ok(Seen::Gone);
@@ -104,6 +141,11 @@ fn look(host: &mut Host, plan: &Plan, guest: &Domain) -> Result<Seen, Failure> {
     let restarts = &plan.guest.restarts;
     if let Some(ending) = info.ending().filter(|ending| restarts.contains(ending)) {
         return Ok(Seen::Ended(ending));
+    }
+    for driver in host.drivers_of(guest.id).at(&guest.name, STEP)? {
+        if !lost.contains(&driver.id) && restart::has_crashed(host, &driver)? {
+            return Ok(Seen::Crashed(driver));
+        }
     }
     host.store.wait_for_an_end(LOOK).at(&guest.name, STEP)?;
     Ok(Seen::Alive)
@@ -129,6 +171,17 @@ fn is_gone(host: &mut Host, guest: &Domain) -> Result<bool, Failure> {
         .domain_info(guest.id)
         .at(&guest.name, STEP)?;
     Ok(info.is_none_or(|info| info.dying))
+}
+
+/// Another driver domain may have taken the place of the first one, with another image: that is the one to go on with.
+fn follow(host: &Host, plan: &mut Plan) {
+    let Some(image) = RunDir::of(&host.run_dir, &plan.guest.name).image() else {
+        return;
+    };
+    let (Source::Text(text) | Source::File { text, .. }) = &mut plan.driver.source;
+    if let Ok(image) = driver::quote_path(&image) {
+        text.push_str(&format!("\nkernel = {image}\n"));
+    }
 }
 
 fn create_again(host: &mut Host, plan: &Plan, options: Options) -> Result<Domain, Failure> {

@@ -138,6 +138,22 @@ impl Xl for XlCommand {
     fn destroy(&mut self, id: u16) -> Result<(), Trouble> {
         self.run(&["destroy".into(), id.to_string().into()])
     }
+
+    fn rename(&mut self, id: u16, name: &str) -> Result<(), Trouble> {
+        self.run(&["rename".into(), id.to_string().into(), name.into()])
+    }
+
+    fn block_detach(&mut self, id: u16, disk: &str) -> Result<(), Trouble> {
+        self.run(&["block-detach".into(), id.to_string().into(), disk.into()])
+    }
+
+    fn block_attach(&mut self, id: u16, disk: &str) -> Result<(), Trouble> {
+        self.run(&["block-attach".into(), id.to_string().into(), disk.into()])
+    }
+
+    fn trigger_nmi(&mut self, id: u16) -> Result<(), Trouble> {
+        self.run(&["trigger".into(), id.to_string().into(), "nmi".into()])
+    }
 }
 
 #[cfg(test)]

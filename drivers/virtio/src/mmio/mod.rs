@@ -12,6 +12,7 @@ mod placeholder;
 mod regs;
 mod run;
 mod setup;
+mod state;
 mod status;
 
 pub use placeholder::Placeholder;

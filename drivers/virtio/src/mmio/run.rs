@@ -94,7 +94,7 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
         }
     }
 
-    fn run_queue<M: GuestMemory + ?Sized>(
+    pub(super) fn run_queue<M: GuestMemory + ?Sized>(
         &mut self,
         mem: &M,
         index: usize,

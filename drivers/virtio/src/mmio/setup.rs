@@ -156,7 +156,7 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
         }
     }
 
-    fn check_features(&self) -> Result<(), Refusal> {
+    pub(super) fn check_features(&self) -> Result<(), Refusal> {
         let chosen = Features::from_bits_retain(self.driver_features);
         let excess = chosen.difference(self.offered());
         let missing = self.required.difference(chosen);

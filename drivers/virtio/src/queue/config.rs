@@ -37,6 +37,20 @@ impl QueueConfig {
         }
     }
 
+    /// The same, with what a driver has written for another device model. Nothing of it is checked.
+    pub(crate) const fn from_parts(max: u16, size: u32, areas: [u64; 3]) -> Self {
+        Self {
+            size,
+            areas,
+            ..Self::new(max)
+        }
+    }
+
+    /// What the driver has written.
+    pub(crate) const fn parts(&self) -> (u32, [u64; 3]) {
+        (self.size, self.areas)
+    }
+
     /// Most entries.
     pub const fn max(&self) -> u16 {
         self.max

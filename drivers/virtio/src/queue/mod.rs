@@ -6,9 +6,12 @@
 mod config;
 mod packed;
 mod split;
+mod state;
 mod walk;
 
 pub use config::{Area, QueueConfig};
+use state::Place;
+pub(crate) use state::Standing;
 
 use crate::chain::Chain;
 use crate::fault::FaultKind;

@@ -7,8 +7,10 @@
 //! of several that are given back together, the flags of the first one are written last, so that the driver, who looks at
 //! them in their order, sees all or none.
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use super::walk::Flags;
-use super::{Interrupt, Popped};
+use super::{Interrupt, Place, Popped};
 use crate::chain::Chain;
 use crate::fault::FaultKind;
 use crate::features::Features;
@@ -111,6 +113,28 @@ pub(super) struct Packed {
     undecided: u32,
     /// Entries that were taken and not given back.
     in_flight: u16,
+    /// What was given back last, and where: a used descriptor is written over what the driver has made available, so
+    /// whoever stops in the middle of that has lost it otherwise. It is done if `next_used` is somewhere else.
+    giving: Giving,
+}
+
+/// A request on its way back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Giving {
+    pub(super) at: u16,
+    pub(super) id: u16,
+    pub(super) slots: u16,
+    pub(super) written: u32,
+}
+
+impl Giving {
+    /// None: an offset that no ring has.
+    pub(super) const NONE: Giving = Giving {
+        at: !WRAP,
+        id: 0,
+        slots: 0,
+        written: 0,
+    };
 }
 
 impl Packed {
@@ -129,7 +153,71 @@ impl Packed {
             published: Cursor::START,
             undecided: 0,
             in_flight: 0,
+            giving: Giving::NONE,
         }
+    }
+
+    /// Where it stands.
+    pub(super) fn standing(&self) -> Place {
+        let is_done = self.giving.at != self.next_used.word();
+        Place {
+            taken: self.next_avail.word(),
+            given: self.next_used.word(),
+            shown: self.published.word(),
+            flags: self.held.map_or(0, |(_, flags)| flags.bits()),
+            giving: if is_done { Giving::NONE } else { self.giving },
+            told: self.undecided,
+        }
+    }
+
+    /// Goes on from there. Returns false if that cannot be.
+    pub(super) fn resume<M: GuestMemory + ?Sized>(&mut self, mem: &M, place: &Place) -> bool {
+        let given = Cursor::from_word(place.given);
+        let shown = Cursor::from_word(place.shown);
+        let unshown = given.since(shown, self.size);
+        let Giving {
+            at,
+            id,
+            slots,
+            written,
+        } = place.giving;
+        let fits = unshown.saturating_add(slots.into()) <= self.size.into();
+        if given.offset >= self.size || shown.offset >= self.size || !fits {
+            return false;
+        }
+        self.next_avail = given;
+        self.next_used = given;
+        self.published = shown;
+        self.undecided = place.told;
+        if at == place.given {
+            return self.show(mem, place, unshown)
+                && self.give_again(mem, Popped { id, slots }, written);
+        }
+        self.show(mem, place, unshown)
+    }
+
+    /// Gives back what somebody else has given back half.
+    fn give_again<M: GuestMemory + ?Sized>(&mut self, mem: &M, head: Popped, written: u32) -> bool {
+        if head.slots == 0 || head.slots > self.size {
+            return false;
+        }
+        self.next_avail = self.next_avail.after(head.slots, self.size);
+        self.in_flight = head.slots;
+        let given = self.add_used(mem, &mut [], head, written);
+        given.and_then(|()| self.publish(mem)).is_ok()
+    }
+
+    /// Shows what somebody else has given back.
+    fn show<M: GuestMemory + ?Sized>(&mut self, mem: &M, place: &Place, unshown: u32) -> bool {
+        let shown = self.published;
+        if unshown == 0 {
+            return true;
+        }
+        let mut flags = Flags::from_bits_truncate(place.flags) & Flags::WRITE;
+        flags.set(Flags::AVAIL | Flags::USED, shown.wrap);
+        self.held = Some((field(self.place(shown), FLAGS), flags));
+        self.unpublished = u16::try_from(unshown).unwrap_or(self.size);
+        self.publish(mem).is_ok()
     }
 
     /// Where the entry `ahead` of the next available one is; `ahead` is less than the size.
@@ -178,6 +266,13 @@ impl Packed {
         written: u32,
     ) -> Result<(), MemError> {
         let place = self.place(self.next_used);
+        self.giving = Giving {
+            at: self.next_used.word(),
+            id: head.id,
+            slots: head.slots,
+            written,
+        };
+        compiler_fence(Ordering::Release);
         let [a, b, c, d] = written.to_le_bytes();
         let [e, f] = head.id.to_le_bytes();
         mem.write(field(place, 8), &[a, b, c, d, e, f])?;

@@ -3,7 +3,10 @@
 //! Indices run freely over 16 bits and wrap; an entry is at the index modulo the size. The set of heads in flight is the
 //! caller's: it has a bit for every head of the largest queue that there may be.
 
-use super::{Interrupt, Popped, is_passed};
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use super::packed::Giving;
+use super::{Interrupt, Place, Popped, is_passed};
 use crate::chain::Chain;
 use crate::fault::FaultKind;
 use crate::features::Features;
@@ -17,6 +20,9 @@ const NO_NOTIFY: u16 = 1;
 const IDX: u64 = 2;
 /// Where the entries start in both rings.
 const RING: u64 = 4;
+
+/// No head: the largest ring has fewer.
+const NONE: u16 = u16::MAX;
 
 /// A split ring in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +43,8 @@ pub(super) struct Split {
     published: u16,
     /// used.idx when it was last decided whether to interrupt.
     decided: u16,
+    /// Heads from this one on that are marked as in flight are to be taken again; [`NONE`] if there are none.
+    again: u16,
 }
 
 impl Split {
@@ -53,7 +61,95 @@ impl Split {
             next_used: 0,
             published: 0,
             decided: 0,
+            again: NONE,
         }
+    }
+
+    /// Where it stands.
+    pub(super) fn standing(&self) -> Place {
+        Place {
+            taken: self.next_avail,
+            given: self.next_used,
+            shown: self.published,
+            flags: 0,
+            giving: Giving::NONE,
+            told: self.decided.into(),
+        }
+    }
+
+    /// Goes on from there, with the available entry `next`. Returns false if that cannot be: no more than the ring has were
+    /// not shown, and the driver's memory says as far as it was shown.
+    pub(super) fn resume<M: GuestMemory + ?Sized>(
+        &mut self,
+        mem: &M,
+        place: &Place,
+        next: u16,
+    ) -> bool {
+        let (Ok(decided), Ok(in_memory)) = (
+            u16::try_from(place.told),
+            mem.load_u16(ring(self.used, IDX)),
+        ) else {
+            return false;
+        };
+        let unshown = place.given.wrapping_sub(place.shown);
+        // It may have been shown after this was written down.
+        let ahead = place.given.wrapping_sub(in_memory);
+        if unshown > self.size || ahead > unshown || next.wrapping_sub(place.given) > self.size {
+            return false;
+        }
+        self.next_avail = next;
+        self.seen_avail = next;
+        self.next_used = place.given;
+        self.published = in_memory;
+        self.decided = decided;
+        self.publish(mem).is_ok()
+    }
+
+    /// Marks a head as one that is to be taken again. Returns false if there is no such head, or it is marked already.
+    pub(super) fn mark_again(&mut self, heads: &mut [u64], head: u16) -> bool {
+        self.again = 0;
+        head < self.size && mark(heads, head)
+    }
+
+    /// Finds out which of the marked heads are in flight: one that was given back in the last moment is not, nor is one
+    /// that was about to be taken. Returns false if it does not add up.
+    pub(super) fn reconcile<M: GuestMemory + ?Sized>(
+        &self,
+        mem: &M,
+        heads: &mut [u64],
+        place: &Place,
+    ) -> bool {
+        let mut index = place.shown;
+        while index != place.given {
+            let Ok(head) = mem.load_u16(self.entry(self.used, index, 8)) else {
+                return false;
+            };
+            unmark(heads, head);
+            index = index.wrapping_add(1);
+        }
+        let next = self.next_avail;
+        match mem.load_u16(ring(self.avail, IDX)) {
+            Ok(idx) if idx != next => match mem.load_u16(self.entry(self.avail, next, 2)) {
+                Ok(head) => unmark(heads, head),
+                Err(_) => return false,
+            },
+            Ok(_) => {}
+            Err(_) => return false,
+        }
+        let marked: u32 = heads.iter().map(|word| word.count_ones()).sum();
+        marked == u32::from(next.wrapping_sub(place.given))
+    }
+
+    /// The next head that is to be taken again.
+    #[cold]
+    fn next_again(&mut self, heads: &[u64]) -> Option<u16> {
+        let is_marked = |head: &u16| {
+            let word = heads.get(usize::from(head >> 6)).copied().unwrap_or(0);
+            word >> (head & 63) & 1 != 0
+        };
+        let head = (self.again..self.size).find(is_marked);
+        self.again = head.map_or(NONE, |head| head.saturating_add(1));
+        head
     }
 
     /// Takes the next request; its buffers go into `chain`.
@@ -66,6 +162,12 @@ impl Split {
         heads: &mut [u64],
         chain: &mut Chain,
     ) -> Result<Option<Popped>, FaultKind> {
+        if self.again != NONE
+            && let Some(head) = self.next_again(heads)
+        {
+            self.walk(mem, head, chain)?;
+            return Ok(Some(Popped { id: head, slots: 1 }));
+        }
         if self.next_avail == self.seen_avail && !self.look(mem)? {
             return Ok(None);
         }
@@ -111,8 +213,10 @@ impl Split {
         let [e, f, g, h] = written.to_le_bytes();
         let place = self.entry(self.used, self.next_used, 8);
         mem.write(place, &[a, b, 0, 0, e, f, g, h])?;
-        unmark(heads, head.id);
+        // In this order, so that whoever stops here has not lost it: see `reconcile`.
         self.next_used = self.next_used.wrapping_add(1);
+        compiler_fence(Ordering::Release);
+        unmark(heads, head.id);
         Ok(())
     }
 
@@ -173,7 +277,7 @@ impl Split {
         // The same as in `decide_interrupt`, with the roles exchanged: the driver writes avail.idx and then looks
         // whether a kick is wanted.
         mem.fence();
-        if self.next_avail != self.seen_avail {
+        if self.next_avail != self.seen_avail || self.again != NONE {
             return Ok(true);
         }
         self.look(mem)

@@ -161,6 +161,22 @@ impl Signal {
         Ok(())
     }
 
+    /// Lowers the line, if it is up: another driver domain is to take over.
+    ///
+    /// # Errors
+    /// As for [`Signal::update`].
+    pub fn withdraw<P: Platform>(
+        &mut self,
+        server: &Server<P>,
+        guest: DomId,
+        slot: SlotIndex,
+    ) -> Result<(), (&'static str, Errno)> {
+        match self.path {
+            Path::Line(true) => self.set_line(server, guest, slot, false, None),
+            _ => Ok(()),
+        }
+    }
+
     fn set_line<P: Platform>(
         &mut self,
         server: &Server<P>,

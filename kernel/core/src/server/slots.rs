@@ -197,7 +197,7 @@ impl<P: Platform> Server<P> {
     }
 
     /// Looks at every slot, whether or not an event came.
-    pub(super) fn scan(&self) {
+    pub fn scan(&self) {
         let Some(page) = self.page() else { return };
         if !self.has_ring() {
             return self
@@ -285,6 +285,27 @@ impl<P: Platform> Server<P> {
         completed
             .ok()
             .and_then(|()| self.port_of(ticket.slot().index()))
+    }
+
+    /// Whether a vCPU waits for an answer, or has posted what was not carried out.
+    pub fn is_asked(&self) -> bool {
+        !self.is_drained()
+            || self.has_slot_in(|state| matches!(state, Some(State::Ready | State::InProcess)))
+    }
+
+    /// Whether every vCPU has taken what it was answered: then nobody needs the page any more.
+    pub fn is_taken(&self) -> bool {
+        !self.has_slot_in(|state| state != Some(State::None))
+    }
+
+    /// Whether there is a slot in such a state; without a page there is none.
+    fn has_slot_in(&self, wanted: impl Fn(Option<State>) -> bool) -> bool {
+        self.page().is_some_and(|page| {
+            (0..)
+                .map(SlotIndex)
+                .take(page.slots().min(VCPUS))
+                .any(|slot| wanted(page.control(slot).state()))
+        })
     }
 
     /// What the engine counted.

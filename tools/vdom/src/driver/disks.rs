@@ -8,7 +8,7 @@ use vd_config::{Devices, VirtualDisk};
 use crate::failure::Trouble;
 
 /// The virtual device of a disk. None if there is none to be found.
-fn device(disk: &str) -> Option<VirtualDisk> {
+pub(crate) fn device(disk: &str) -> Option<VirtualDisk> {
     let mut found = None;
     for (index, item) in disk.split(',').map(str::trim).enumerate() {
         let value = match item.split_once('=') {

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use vd_config::keys;
+use vd_config::succession::Order;
+
 use super::*;
 use crate::fake::Fake;
 use crate::host::node;
@@ -213,12 +216,38 @@ fn what_fails_and_goes_on_failing_is_tried_until_the_supervisor_is_to_end() {
         {
             let mut world = bench.fake.0.borrow_mut();
             world.fail_kind = Some(kind);
-            world.interrupt_at = Some(100);
+            world.interrupt_at = Some(400);
         }
         bench.supervise().unwrap();
         assert!(bench.count("reconnect") > 20, "{kind}");
         let now = bench.fake.0.borrow().now;
         assert!(now > 20 * LOOK, "{kind}: not all the time: {now:?}");
+    }
+}
+
+/// It is replaced, and its guest goes on being looked after; if it cannot be, that is tried once.
+#[test]
+fn a_driver_domain_that_crashes_is_replaced() {
+    for fails in [false, true] {
+        let bench = Bench::new(&[REBOOT]);
+        let (old, _) = bench.fake.named("web-vd").unwrap();
+        {
+            let mut world = bench.fake.0.borrow_mut();
+            let driver = world.state.domains.get_mut(&old).unwrap();
+            (driver.dead, driver.reason) = (true, CRASH);
+            world.set(
+                &node(old, keys::STATUS_MEMORY),
+                &format!("state={}+4096 3={}+8192", 4096 * u64::from(old), 1 << 20),
+            );
+            world.fails_at = fails.then_some(Order::TakeOver);
+        }
+        bench.supervise().unwrap();
+        assert_eq!(bench.count("create web-vd.new"), 1);
+        let world = bench.fake.0.borrow();
+        let renamed = world.log.iter().any(|call| call.starts_with("rename"));
+        drop(world);
+        assert_eq!(renamed, !fails);
+        assert_eq!(bench.count("create web"), 1, "after the guest's reboot");
     }
 }
 

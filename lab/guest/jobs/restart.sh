@@ -1,0 +1,121 @@
+# shellcheck shell=sh
+# Uses everything it has without a pause, while its driver domain is replaced: fio writes to and verifies both disks, with
+# many requests at once; a record after the other goes to each of them and is told of once it is there for good; two network
+# devices talk to one another. After a line from dom0 all of it ends, and everything that was written is read again.
+
+RECORDS=256 # Where they begin, in blocks of 16 KiB.
+ROOM=8      # So many of them are kept.
+
+# in_host N COMMAND...: runs it where eth(N-1) is.
+in_host() {
+    pid=$(cat "/run/host$1")
+    shift
+    nsenter -t "$pid" -n "$@"
+}
+
+step_find() {
+    wait_for_disk
+    modprobe virtio_net
+    modprobe virtio_rng
+    tries=0
+    until [ -e /sys/class/net/eth1 ] && [ -b /dev/vdb ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 100 ]
+        sleep 0.1
+    done
+}
+
+step_up() {
+    for n in 1 2; do
+        # shellcheck disable=SC2016 # for the inner shell
+        unshare -n sh -c 'echo $$ >"/run/host$1"; exec sleep 1000' sh $n &
+        until [ -s /run/host$n ]; do sleep 0.1; done
+        sleep 0.2
+        device=eth$((n - 1))
+        ip link set $device netns "$(cat /run/host$n)"
+        in_host $n ip addr add "10.0.0.$n/24" dev $device
+        in_host $n ip link set $device up
+    done
+    in_host 1 ping -c 1 -W 5 10.0.0.2
+}
+
+# load: writes to both disks and verifies what it has written, several requests at once, until it is told to stop. Slowly:
+# what else there is has to share one CPU with it.
+load() {
+    fio --thread --direct=1 --ioengine=libaio --iodepth=8 --iodepth_batch_submit=8 --rate_iops=16 --size=256k --bs=4k \
+        --loops=10000 --rw=randwrite --verify=crc32c --verify_fatal=1 --verify_backlog=16 --eta=never --gtod_reduce=1 \
+        --randrepeat=0 --output=/run/fio --output-format=normal --name=vda --filename=/dev/vda --name=vdb --filename=/dev/vdb
+}
+
+# records DISK: one after the other, each safe before the next.
+records() {
+    record=0
+    while [ ! -e /run/stop ]; do
+        dd if=/dev/urandom of="/run/record.$1" bs=16k count=1 2>/dev/null
+        place=$((record % ROOM))
+        if ! dd if="/run/record.$1" of="/dev/$1" bs=16k seek=$((RECORDS + place)) oflag=direct conv=fsync,notrunc 2>"/run/dd.$1"; then
+            say "record $((record + 1)) of $1 FAILED: $(tail -n 1 "/run/dd.$1")"
+            touch /run/failed
+        fi
+        sha256sum <"/run/record.$1" | cut -d ' ' -f 1 >"/run/sum.$1.$place"
+        record=$((record + 1))
+        say "record $record of $1"
+        sleep 0.3
+    done
+}
+
+# What was told to be safe is there.
+step_verify() {
+    for disk in vda vdb; do
+        for place in $(seq 0 $((ROOM - 1))); do
+            [ -e "/run/sum.$disk.$place" ] || break
+            equal "$(dd if=/dev/$disk bs=16k skip=$((RECORDS + place)) count=1 iflag=direct 2>/dev/null | sha256sum | cut -d ' ' -f 1)" \
+                "$(cat "/run/sum.$disk.$place")" "block $place of $disk"
+        done
+        echo "$disk: $place records" >&3
+    done
+    [ ! -e /run/failed ]
+}
+
+# Neither of fio's two jobs has found anything wrong.
+step_load() {
+    cat /run/fio
+    equal "$(grep -c 'err= 0' /run/fio)" 2 "jobs without an error"
+    sed -n 's/^ *\(issued rwts: [^ ]*\).*/\1/p' /run/fio >&3
+}
+
+step_network() {
+    in_host 1 wget -q -O /run/got http://10.0.0.2/file
+    equal "$(sha256sum </run/got)" "$(sha256sum </run/www/file)" "a file over the network"
+    tail -n 2 /run/ping >&3
+}
+
+step_random() {
+    dd if=/dev/hwrng of=/run/random bs=64 count=4
+    equal "$(wc -c </run/random)" 256 "random bytes"
+}
+
+for name in find up; do
+    run_step $name
+done
+mkdir -p /run/www
+dd if=/dev/urandom of=/run/www/file bs=64k count=16 2>/dev/null
+in_host 2 httpd -h /run/www
+in_host 1 ping 10.0.0.2 >/run/ping 2>&1 &
+load &
+loading=$!
+records vda &
+records vdb &
+say "ready"
+read -r _
+touch /run/stop
+kill -INT "$(pidof ping)"
+kill -INT "$(pidof fio)"
+wait $loading
+# A record that was begun ends with its turn.
+sleep 1
+for name in verify load network random; do
+    run_step $name
+done
+result
+read -r _

@@ -1,0 +1,70 @@
+# shellcheck shell=bash
+# The driver domain of a running guest is replaced by another one, twice, while the guest writes to a disk of dom0's and to
+# one in memory, syncs, verifies, and talks over the network: nothing is lost, no request fails. A new one that does not
+# boot, or cannot serve, leaves the old one serving.
+# timeout: 150
+# half: second
+
+IMAGE=/usr/lib/virtio-domain/virtio-domain
+
+records() { sed -n "s/^guest: record \([0-9]*\) of $1\r*$/\1/p" "$(console moved)" | tail -n 1; }
+has_records() { (($(records vda) >= $1 && $(records vdb) >= $2)); }
+has_failed() { console_says moved FAILED; }
+
+# goes_on: both disks get more records.
+goes_on() {
+    local vda vdb
+    vda=$(records vda) vdb=$(records vdb)
+    wait_for 20 "more records" has_records $((vda + 2)) $((vdb + 2))
+    has_failed && fail "$(grep -a -m 1 FAILED "$(console moved)")"
+    return 0
+}
+
+step "a guest with a disk of dom0's, one in memory, and two network devices"
+truncate -s 32M /root/data.img
+start_guest moved restart -vdom_ramdisk 'vdom_devices = [
+    "type=blk,backend=vbd:xvda,serial=DATA", "type=blk,backend=ram:32M,serial=MEMORY",
+    "type=net,backend=switch,mac=00:16:3e:00:00:01", "type=net,backend=switch,mac=00:16:3e:00:00:02",
+    "type=rng,backend=cpu,rate=1M", "type=console,backend=console,ports=data" ]' \
+    'vdom_disk = [ "format=raw,vdev=xvda,access=rw,target=/root/data.img" ]'
+follow_console moved
+first=$(xl domid moved-vd)
+wait_for 30 "records" has_records 2 2
+
+step "another driver domain takes over, twice"
+for _ in 1 2; do
+    expect_ok vdom --verbose restart moved
+    goes_on
+done
+second=$(xl domid moved-vd)
+((second >= first + 2)) || fail "domain $second after $first: not another one"
+vdom list
+assert_eq "$(counter moved state)" ready "state"
+wait_for 10 "the old ones are gone" eval "((\$(xl list | grep -c moved) == 2))"
+wait_for 5 "no zombie" no_zombie
+
+step "an image that does not boot: the old one goes on"
+head -c 100000 "$IMAGE" >/root/broken
+printf '\0\0' | dd of=/root/broken bs=1 seek=24 conv=notrunc status=none
+expect_fail 'moved-vd.new: ' vdom restart --timeout 3 --image /root/broken moved
+assert_eq "$(xl domid moved-vd)" "$second" "the driver domain"
+domain_exists moved-vd.new && fail "the new one is left"
+
+step "one that dies when it has the disk already: the old one gets it back"
+has_disk() { xenstore-read "/local/domain/$(xl domid moved-vd.new)/device/vbd/51712/backend"; }
+vdom restart moved >/run/restart.log 2>&1 &
+restart=$!
+wait_for 20 "the disk is the new one's" has_disk
+expect_ok xl destroy moved-vd.new
+wait "$restart" && fail "it succeeded"
+cat /run/restart.log
+grep -q 'serves it as before' /run/restart.log || fail "it did not say who serves"
+goes_on
+
+step "the guest reads everything again"
+type_at moved go
+wait_for 30 "the guest's result" console_says moved '^guest: RESULT'
+console_says moved '^guest: RESULT PASS' || fail "$(grep -a -m 1 FAILED "$(console moved)")"
+expect_ok vdom destroy moved
+assert_clean
+no_warnings

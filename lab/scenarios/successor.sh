@@ -1,0 +1,56 @@
+# shellcheck shell=bash
+# The driver domain of a running guest crashes, by an NMI and by a panic, in the middle of its guest's I/O: the guest's
+# supervisor lets another one take its place, which does again what was under way. Nothing that the guest was told to be
+# safe is lost, on a disk of dom0's or in memory, and no request fails.
+# timeout: 150
+# half: second
+
+records() { sed -n "s/^guest: record \([0-9]*\) of $1\r*$/\1/p" "$(console heir)" | tail -n 1; }
+has_records() { (($(records vda) >= $1 && $(records vdb) >= $2)); }
+has_failed() { console_says heir FAILED; }
+
+# goes_on: both disks get more records.
+goes_on() {
+    local vda vdb
+    vda=$(records vda) vdb=$(records vdb)
+    wait_for 20 "more records" has_records $((vda + 2)) $((vdb + 2))
+    has_failed && fail "$(grep -a -m 1 FAILED "$(console heir)")"
+    return 0
+}
+
+# is_another ID: the driver domain that serves is another one.
+is_another() {
+    local id
+    id=$(xl domid heir-vd) && [[ $id != "$1" ]] && [[ $(counter heir state) == ready ]]
+}
+
+step "a guest with a supervisor, a disk of dom0's, one in memory, and two network devices"
+truncate -s 32M /root/data.img
+rm -f /var/log/xen/vdom-heir.log
+start_guest heir restart 'on_reboot = "restart"' -vdom_ramdisk 'vdom_devices = [
+    "type=blk,backend=vbd:xvda,serial=DATA", "type=blk,backend=ram:32M,serial=MEMORY",
+    "type=net,backend=switch,mac=00:16:3e:00:00:01", "type=net,backend=switch,mac=00:16:3e:00:00:02",
+    "type=rng,backend=cpu,rate=1M" ]' \
+    'vdom_disk = [ "format=raw,vdev=xvda,access=rw,target=/root/data.img" ]'
+follow_console heir
+wait_for 30 "records" has_records 2 2
+
+for way in "xl trigger heir-vd nmi" "type_at heir-vd panic"; do
+    step "$way"
+    id=$(xl domid heir-vd)
+    $way
+    wait_for 30 "another driver domain" is_another "$id"
+    tail -n 2 /var/log/xen/vdom-heir.log
+    goes_on
+done
+vdom list
+wait_for 10 "the crashed ones are gone" eval "((\$(xl list | grep -c heir) == 2))"
+assert_eq "$(grep -c 'which has crashed: it was paused for [0-9]* ms' /var/log/xen/vdom-heir.log)" 2 "replacements that were logged"
+
+step "the guest reads everything again"
+type_at heir go
+wait_for 30 "the guest's result" console_says heir '^guest: RESULT'
+console_says heir '^guest: RESULT PASS' || fail "$(grep -a -m 1 FAILED "$(console heir)")"
+expect_ok vdom destroy heir
+assert_clean
+no_warnings 'PANIC|asked for at the console|NMI'
