@@ -33,8 +33,19 @@ pub static POSTED_CORRUPT: AtomicU64 = AtomicU64::new(0);
 /// Looks at polled queues in vain after which others got a turn on the CPU.
 pub static YIELDS: AtomicU64 = AtomicU64::new(0);
 
+/// Devices attached while the guest ran.
+pub static ATTACHED: AtomicU64 = AtomicU64::new(0);
+/// Devices that were to come and could not.
+pub static ATTACH_REFUSED: AtomicU64 = AtomicU64::new(0);
+/// Devices that have gone, as the toolstack asked for it.
+pub static DETACHED: AtomicU64 = AtomicU64::new(0);
+/// Those of them whose drivers had not let them go.
+pub static DETACHED_IN_USE: AtomicU64 = AtomicU64::new(0);
+/// Times that the nodes of a guest's driver made no sense.
+pub static BAD_FRONT_ENDS: AtomicU64 = AtomicU64::new(0);
+
 /// The counters above, and the runtime's, with their names in status reports.
-pub static NAMED: [(&str, &AtomicU64); 17] = [
+pub static NAMED: [(&str, &AtomicU64); 22] = [
     ("interrupts-taken", &UPCALLS),
     ("stray-events", &STRAY_EVENTS),
     ("sleeps", &SLEEPS),
@@ -52,4 +63,9 @@ pub static NAMED: [(&str, &AtomicU64); 17] = [
     ("posted-writes", &POSTED_WRITES),
     ("posted-corrupt", &POSTED_CORRUPT),
     ("yields", &YIELDS),
+    ("attached", &ATTACHED),
+    ("attach-refused", &ATTACH_REFUSED),
+    ("detached", &DETACHED),
+    ("detached-in-use", &DETACHED_IN_USE),
+    ("bad-front-ends", &BAD_FRONT_ENDS),
 ];

@@ -4,7 +4,7 @@
 //! frames are mapped ([`foreign`]), access to what a guest grants ([`granted`]), what a pvclock reading means ([`clock`]), what
 //! the operator wrote on the command line ([`cmdline`]) or types at the console
 //! ([`command`]), what `vdom` has written to xenstore ([`description`]), what a guest's driver
-//! answers there ([`bus`]), when to look after a disk of another domain ([`attention`]), when to look at a queue unasked ([`poll`]), which ports have an
+//! answers there ([`bus`]), what the toolstack asks for there ([`plug`]), which devices can come while the guest runs ([`late`]), when to look after a disk of another domain ([`attention`]), when to look at a queue unasked ([`poll`]), which ports have an
 //! event ([`upcall`]), which grants are free ([`grants`]), what the interrupt handler leaves for the main loop ([`handover`]),
 //! what the devices did last ([`trace`]). The
 //! kernel adds the hypercalls and the unsafe code; the decisions are here, where they run
@@ -39,7 +39,9 @@ pub mod frames;
 pub mod granted;
 pub mod grants;
 pub mod handover;
+pub mod late;
 pub mod link;
+pub mod plug;
 pub mod poll;
 pub mod trace;
 pub mod upcall;

@@ -21,10 +21,10 @@ use xen_hypercall::event_channel::{self, Status};
 use xen_hypercall::memory::{self, Resource};
 use xen_hypercall::{DomId, Errno, EvtchnPort, Gfn};
 
-use super::devices::{self, DeviceTable};
+use super::devices::{self, Device, DeviceTable};
 use super::posted;
 use super::release;
-use super::slots::{self, IoreqPage, VCPUS};
+use super::slots::{self, IoreqPage, SlotEngine, VCPUS};
 use crate::mem::foreign::Refusal;
 use crate::mem::frames::FRAME;
 use crate::mem::guest::{Memory, Unavailable};
@@ -178,7 +178,6 @@ impl Guest {
     }
 
     fn add_doorbells(&self) -> Result<(), String> {
-        let domain = vd_ioreq::DomId(self.id.0);
         slots::configure(|engine| {
             engine
                 .registers
@@ -196,40 +195,69 @@ impl Guest {
                     .add(Space::Port, DOORBELL_PORT_BASE.into(), PORTS)
                     .map_err(|error| format!("doorbells' ports: {error:?}"))?;
             }
-            for device in self.devices.iter() {
-                for queue in 0..device.transport().queues() as u16 {
-                    let doorbell = Doorbell {
-                        domain,
-                        vcpus: self.vcpus,
-                        space: Space::Memory,
-                        addr: device.window() + QUEUE_NOTIFY,
-                        width: DoorbellWidth::Exactly(Width::Dword),
-                        matching: Match::Queue(queue),
-                        recipient: Recipient {
-                            device: device.slot().get().into(),
-                            queue,
-                        },
-                    };
-                    let slot = device.slot();
-                    let assigned = engine.doorbells.assign(&doorbell);
-                    assigned.map_err(|error| match error {
-                        DoorbellError::Full => format!(
-                            "device {slot}: all devices together have more than {} queues: give it fewer",
-                            engine.doorbells.capacity()
-                        ),
-                        error => format!("doorbell of device {slot}: {error:?}"),
-                    })?;
-                }
-                if device.doorbell() == Kind::Port {
-                    let doorbell = self.port_doorbell(device.slot());
-                    let assigned = engine.doorbells.assign(&doorbell);
-                    assigned.map_err(|error| {
-                        format!("port doorbell of device {}: {error:?}", device.slot())
-                    })?;
-                }
-            }
-            Ok(())
+            self.devices
+                .iter()
+                .try_for_each(|device| self.add_doorbells_of(engine, device))
         })
+    }
+
+    fn add_doorbells_of(&self, engine: &mut SlotEngine, device: &Device) -> Result<(), String> {
+        let slot = device.slot();
+        for doorbell in self.doorbells_of(device) {
+            let assigned = engine.doorbells.assign(&doorbell);
+            assigned.map_err(|error| match error {
+                DoorbellError::Full => format!(
+                    "device {slot}: all devices together have more than {} queues: give it fewer",
+                    engine.doorbells.capacity()
+                ),
+                error => format!("doorbell of device {slot}: {error:?}"),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn remove_doorbells_of(&self, engine: &mut SlotEngine, device: &Device) {
+        for doorbell in self.doorbells_of(device) {
+            // Of a device that could not be added some may be missing.
+            let _ = engine.doorbells.deassign(&doorbell);
+        }
+    }
+
+    /// Lets a device's doorbells ring that has come late.
+    ///
+    /// # Errors
+    /// What is wrong and what to do, for the operator; then none of them rings.
+    pub(super) fn ring_in(&self, device: &Device) -> Result<(), String> {
+        slots::configure(|engine| {
+            let added = self.add_doorbells_of(engine, device);
+            added.inspect_err(|_| self.remove_doorbells_of(engine, device))
+        })
+    }
+
+    /// The doorbells of a device do not ring any more.
+    pub(super) fn ring_out(&self, device: &Device) {
+        slots::configure(|engine| self.remove_doorbells_of(engine, device));
+    }
+
+    /// A doorbell for each queue, and one for the device's port if it has one.
+    fn doorbells_of(&self, device: &Device) -> impl Iterator<Item = Doorbell> {
+        let slot = device.slot();
+        let registers = device.window() + QUEUE_NOTIFY;
+        let (id, vcpus) = (self.id.0, self.vcpus);
+        let registers = (0..device.transport().queues() as u16).map(move |queue| Doorbell {
+            domain: vd_ioreq::DomId(id),
+            vcpus,
+            space: Space::Memory,
+            addr: registers,
+            width: DoorbellWidth::Exactly(Width::Dword),
+            matching: Match::Queue(queue),
+            recipient: Recipient {
+                device: slot.get().into(),
+                queue,
+            },
+        });
+        let port = (device.doorbell() == Kind::Port).then(|| self.port_doorbell(slot));
+        registers.chain(port)
     }
 
     fn has_port_doorbells(&self) -> bool {

@@ -33,7 +33,20 @@ struct Entry {
     attention: Attention,
     /// Why there is no connection, as far as that is known.
     trouble: Option<&'static str>,
+    /// It is closed, for good.
+    retiring: Option<Retiring>,
 }
+
+/// A disk that is closed while others go on.
+struct Retiring {
+    /// When nobody waits for the back end any more.
+    deadline: u64,
+    /// Its device is gone, and does not take what ends.
+    orphan: bool,
+}
+
+/// Nanoseconds that a back end has to let go of a disk.
+const RETIRING: u64 = 3_000_000_000;
 
 /// All disks of the guest that other domains serve.
 #[derive(Default)]
@@ -54,42 +67,80 @@ impl Vbds {
         if wanted == 0 {
             return Ok(());
         }
-        let there = vbd::devices(store).map_err(|error| format!("looking for disks: {error}"))?;
         for (slot, name) in description.devices.vbds() {
             // A ring serves one or more of the device's queues.
             let queues = description
                 .devices
                 .get(slot)
                 .map_or(1, DeviceDescription::queues);
-            if !there.contains(&name.number()) {
-                return Err(missing(slot, name, &there));
-            }
-            let config = shared::config(name.number(), queues, wanted);
-            let disk = Pages::new(Served::Disk(slot), config.pages())
-                .ok()
-                .and_then(|pages| Disk::new(pages, config))
-                .ok_or_else(|| {
-                    format!(
-                        "device {slot}: no memory for what disk {name} passes through: {} KiB are needed, {} are free; \
-                         raise memory= of the driver domain",
-                        config.pages() * 4,
-                        frames::free_bytes() >> 10
-                    )
-                })?;
-            let mut control = Vbd::of::<Disk<Pages>>(name.number());
-            control
-                .watch(store)
-                .map_err(|error| format!("device {slot}: watching disk {name}: {error}"))?;
-            self.0.push(Entry {
-                slot,
-                name,
-                control,
-                disk: Shared::new(disk),
-                attention: Attention::new(u64::from(wait) * 1_000_000_000),
-                trouble: None,
-            });
+            self.open_one(store, (slot, name), (queues, wanted), wait)?;
         }
         Ok(())
+    }
+
+    /// Begins to connect one disk, for so many queues, where there are `disks` disks.
+    ///
+    /// # Errors
+    /// What is wrong and what to do, for the operator.
+    pub fn open_one(
+        &mut self,
+        store: &mut Store,
+        (slot, name): (SlotIndex, VirtualDisk),
+        (queues, disks): (u16, usize),
+        wait: u32,
+    ) -> Result<(), String> {
+        let there = vbd::devices(store).map_err(|error| format!("looking for disks: {error}"))?;
+        if !there.contains(&name.number()) {
+            return Err(missing(slot, name, &there));
+        }
+        let config = shared::config(name.number(), queues, disks);
+        let disk = Pages::new(Served::Disk(slot), config.pages())
+            .ok()
+            .and_then(|pages| Disk::new(pages, config))
+            .ok_or_else(|| {
+                format!(
+                    "device {slot}: no memory for what disk {name} passes through: {} KiB are needed, {} are free; \
+                     raise memory= of the driver domain",
+                    config.pages() * 4,
+                    frames::free_bytes() >> 10
+                )
+            })?;
+        let mut control = Vbd::of::<Disk<Pages>>(name.number());
+        control
+            .watch(store)
+            .map_err(|error| format!("device {slot}: watching disk {name}: {error}"))?;
+        self.0.push(Entry {
+            slot,
+            name,
+            control,
+            disk: Shared::new(disk),
+            attention: Attention::new(u64::from(wait) * 1_000_000_000),
+            trouble: None,
+            retiring: None,
+        });
+        Ok(())
+    }
+
+    /// How many disks there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether the disk of the device in a slot can be used, if it has one.
+    pub fn is_connected(&self, slot: SlotIndex) -> bool {
+        let mut entries = self.0.iter().filter(|entry| entry.slot == slot);
+        entries.all(|entry| entry.disk.get().is_open())
+    }
+
+    /// The disk of the device in a slot is not used any more: it is closed in good order, as far as its back end lets it be,
+    /// and forgotten. `orphan` if its device is gone. What the device asks for meanwhile and afterwards fails.
+    pub fn retire(&mut self, slot: SlotIndex, orphan: bool) {
+        if let Some(entry) = self.0.iter_mut().find(|entry| entry.slot == slot) {
+            let deadline = time::now().saturating_add(RETIRING);
+            let retiring = entry.retiring.get_or_insert(Retiring { deadline, orphan });
+            retiring.orphan |= orphan;
+            entry.attention.note();
+        }
     }
 
     /// The disk of the device in a slot.
@@ -145,6 +196,10 @@ impl Vbds {
     pub fn tick(&mut self) -> bool {
         let now = time::now();
         for entry in &mut self.0 {
+            if entry.retiring.is_some() {
+                entry.attention.note();
+                continue;
+            }
             let standing = entry.standing();
             if entry.attention.tick(now, standing) {
                 log::warn!(
@@ -172,12 +227,24 @@ impl Vbds {
     pub fn service(&mut self, store: &mut Store) -> bool {
         let now = time::now();
         let mut entries = self.0.iter_mut();
-        let due = entries.find_map(|entry| entry.attention.begin(now).then_some(entry));
-        if let Some(entry) = due {
-            entry.look(store);
-            return true;
+        let Some(at) = entries.position(|entry| entry.attention.begin(now)) else {
+            return false;
+        };
+        if let Some(entry) = self.0.get_mut(at) {
+            match &entry.retiring {
+                None => entry.look(store),
+                Some(retiring) => {
+                    let late = now >= retiring.deadline;
+                    if entry.retire(store) || late {
+                        // Whoever still waits for it waits in vain.
+                        entry.disk.get_mut().give_up();
+                        entry.control.unwatch(store);
+                        self.0.swap_remove(at);
+                    }
+                }
+            }
         }
-        false
+        true
     }
 
     /// Goes on with closing all connections. Returns whether all back ends have let go.
@@ -185,18 +252,7 @@ impl Vbds {
         let mut done = true;
         for entry in &mut self.0 {
             entry.disk.forget_ended();
-            let (slot, name) = (entry.slot, entry.name);
-            let mut notice = |notice| {
-                tell(slot, name, &notice);
-            };
-            let disk = &mut *entry.disk.get_mut();
-            match entry.control.shut_down(store, disk, &mut notice) {
-                Ok(closed) => done &= closed,
-                Err(error) => {
-                    log::debug!("device {slot}: closing disk {name}: {error}");
-                    done = false;
-                }
-            }
+            done &= entry.shut_down(store);
         }
         done
     }
@@ -222,6 +278,30 @@ fn missing(slot: SlotIndex, name: VirtualDisk, there: &[u32]) -> String {
 }
 
 impl Entry {
+    /// Goes on with closing the connection. Returns whether the back end has let go.
+    fn shut_down(&mut self, store: &mut Store) -> bool {
+        let (slot, name) = (self.slot, self.name);
+        let mut notice = |notice| {
+            tell(slot, name, &notice);
+        };
+        let disk = &mut *self.disk.get_mut();
+        match self.control.shut_down(store, disk, &mut notice) {
+            Ok(closed) => closed,
+            Err(error) => {
+                log::debug!("device {slot}: closing disk {name}: {error}");
+                false
+            }
+        }
+    }
+
+    /// The same for a disk that is not used any more.
+    fn retire(&mut self, store: &mut Store) -> bool {
+        if self.retiring.as_ref().is_some_and(|it| it.orphan) {
+            self.disk.forget_ended();
+        }
+        self.shut_down(store)
+    }
+
     fn standing(&self) -> Standing {
         match self.control.phase() {
             _ if self.disk.get().is_open() => Standing::Up,
@@ -247,6 +327,7 @@ impl Entry {
             disk,
             attention,
             trouble,
+            retiring: _,
         } = self;
         let result = control.run(store, &mut *disk.get_mut(), &mut |notice| {
             *trouble = tell(*slot, *name, &notice).or(*trouble);

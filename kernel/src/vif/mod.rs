@@ -63,6 +63,11 @@ impl Shared {
         self.uplink.borrow().is_due()
     }
 
+    /// Whether the link is up.
+    pub fn is_up(&self) -> bool {
+        self.uplink.borrow().is_up()
+    }
+
     /// Whether the link is up, if that has changed.
     pub fn take_change(&self) -> Option<bool> {
         self.uplink.borrow_mut().take_change()
@@ -118,39 +123,54 @@ impl Vifs {
     /// # Errors
     /// What is wrong and what to do, for the operator.
     pub fn open(&mut self, store: &mut Store, description: &Description) -> Result<(), String> {
-        if description.devices.vifs().next().is_none() {
-            return Ok(());
+        for (slot, vif) in description.devices.uplinks() {
+            self.open_one(store, slot, vif)?;
+        }
+        Ok(())
+    }
+
+    /// Begins to connect one interface, unless it is there already. Gives it, if it is a new one.
+    ///
+    /// # Errors
+    /// What is wrong and what to do, for the operator.
+    pub fn open_one(
+        &mut self,
+        store: &mut Store,
+        slot: SlotIndex,
+        vif: VirtualInterface,
+    ) -> Result<Option<&Shared>, String> {
+        if self.iter().any(|shared| shared.vif() == vif) {
+            return Ok(None);
         }
         let there = control::devices(store, "vif")
             .map_err(|error| format!("looking for network interfaces: {error}"))?;
-        for (index, (slot, vif)) in description.devices.uplinks().enumerate() {
-            if !there.contains(&vif.number().into()) {
-                return Err(missing(slot, vif, &there));
-            }
-            let interface = Pages::new(Served::Vif(vif, index), PAGES)
-                .ok()
-                .and_then(Vif::new)
-                .ok_or_else(|| no_memory(slot, vif))?;
-            let switch = Rc::default();
-            let uplink = Uplink::new(vif.number().into(), interface, &switch)
-                .map_err(|error| format!("device {slot}: network interface {vif}: {error}"))?;
-            let mut control = Control::of::<Uplink<Pages>>(vif.number().into());
-            control.watch(store).map_err(|error| {
-                format!("device {slot}: watching network interface {vif}: {error}")
-            })?;
-            self.0.push(Entry {
-                shared: Shared {
-                    vif,
-                    index,
-                    switch,
-                    uplink: Rc::new(RefCell::new(uplink)),
-                },
-                control,
-                attention: Attention::new(PATIENCE),
-                limiter: RateLimiter::new(LINES, 1),
-            });
+        let index = self.0.len();
+        if !there.contains(&vif.number().into()) {
+            return Err(missing(slot, vif, &there));
         }
-        Ok(())
+        let interface = Pages::new(Served::Vif(vif, index), PAGES)
+            .ok()
+            .and_then(Vif::new)
+            .ok_or_else(|| no_memory(slot, vif))?;
+        let switch = Rc::default();
+        let uplink = Uplink::new(vif.number().into(), interface, &switch)
+            .map_err(|error| format!("device {slot}: network interface {vif}: {error}"))?;
+        let mut control = Control::of::<Uplink<Pages>>(vif.number().into());
+        control
+            .watch(store)
+            .map_err(|error| format!("device {slot}: watching network interface {vif}: {error}"))?;
+        self.0.push(Entry {
+            shared: Shared {
+                vif,
+                index,
+                switch,
+                uplink: Rc::new(RefCell::new(uplink)),
+            },
+            control,
+            attention: Attention::new(PATIENCE),
+            limiter: RateLimiter::new(LINES, 1),
+        });
+        Ok(self.iter().last())
     }
 
     /// All of them.

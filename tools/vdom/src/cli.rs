@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use vd_config::SlotIndex;
 
 const ABOUT: &str = "Gives a Xen HVM guest virtio devices that a driver domain serves.";
 
@@ -59,6 +60,13 @@ For toolstacks other than xl. Create the driver domain (PVH, altp2m and nested v
 enough shadow memory) and the guest (HVM, with the table of `vdom ssdt` as its acpi_firmware,
 paused), then attach, then let the guest run. A driver domain serves one guest for its whole life.";
 
+const DEVICE_MORE: &str = "\
+A slot without a device is a placeholder in the guest, which its driver has passed by. When a device is there, and
+nothing before, a Linux guest takes slot N (two hexadecimal digits) by
+  echo LNRO0005:0N > /sys/bus/platform/drivers/virtio-mmio/bind
+and lets it go by writing the same to unbind, which is to be done before it is detached. A disk or network
+interface behind it is given to the driver domain before: xl block-attach, xl network-attach.";
+
 const CONSOLE_MORE: &str = "\
 The driver domain passes everything on over its own console, which one program at a time can have.
 What the guest has printed on its console while nobody was there comes first, the last 16 KiB of it.
@@ -109,6 +117,31 @@ pub(crate) enum Command {
         devices: Vec<String>,
         #[command(flatten)]
         timeout: Timeout,
+    },
+    /// Attach another device to a running guest
+    #[command(after_help = DEVICE_MORE)]
+    DeviceAttach {
+        /// Guest or driver domain: name or id
+        domain: String,
+        /// The device, as in vdom_devices
+        device: String,
+        #[command(flatten)]
+        timeout: Timeout,
+    },
+    /// Detach a device from a running guest
+    #[command(after_help = DEVICE_MORE)]
+    DeviceDetach {
+        /// Guest or driver domain: name or id
+        domain: String,
+        /// The device's slot
+        #[arg(value_parser = slot)]
+        slot: SlotIndex,
+        /// Take it away although the guest uses it: what the guest asks of it fails
+        #[arg(short, long)]
+        force: bool,
+        /// Time that the guest's driver has to let it go
+        #[arg(short, long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+        timeout: u16,
     },
     /// List guests with their driver domains
     List,
@@ -182,6 +215,10 @@ fn setting(text: &str) -> Result<String, String> {
     } else {
         Err("a setting has the form KEY=VALUE".into())
     }
+}
+
+fn slot(text: &str) -> Result<SlotIndex, String> {
+    SlotIndex::parse(text.as_bytes()).map_err(|error| error.to_string())
 }
 
 fn size(text: &str) -> Result<(u16, u16), String> {

@@ -90,6 +90,8 @@ pub(crate) struct Guest {
     /// The most memory that the guest can get.
     pub(crate) memory_mib: u64,
     pub(crate) devices: Devices,
+    /// What xl is told of them, if that is more than what is in its configuration.
+    pub(crate) virtio: Option<String>,
     pub(crate) driver: DriverSource,
 }
 
@@ -149,6 +151,7 @@ impl Guest {
             notes: Vec::new(),
             memory_mib: memory_mib(config)?,
             devices: devices(config, kind)?,
+            virtio: None,
             kind,
             driver: driver_source(config, path, &name)?,
             name,
