@@ -42,6 +42,8 @@ pub(crate) fn attach(
     timeout: Duration,
 ) -> Result<(), Failure> {
     let host = &mut *rollback.host;
+    // Before what cannot be taken back.
+    let (mut changes, paths) = missing_nodes(host, driver, guest, devices)?;
     host.report.step(
         &driver.name,
         &format!("set_target: power over domain {}", guest.id),
@@ -53,7 +55,6 @@ pub(crate) fn attach(
         &driver.name,
         &format!("describing {} device(s) in xenstore", devices.len()),
     );
-    let (mut changes, paths) = missing_nodes(host, driver, guest, devices)?;
     changes.extend(description(driver.id, guest.id, kind, devices));
     host.store
         .change(&changes)

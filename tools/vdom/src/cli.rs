@@ -26,11 +26,12 @@ GUEST.cfg is an ordinary xl configuration (type = \"hvm\") with keys that xl ign
   vdom_ramdisk = \"disk.img\"          the disk image behind backend=module
   vdom_disk    = [ \"...\", ... ]      the driver domain's disks, in the words of xl's disk=
   vdom_network = [ \"...\", ... ]      the driver domain's network interfaces, in the words of xl's vif=
+  vdom_reserve = MEBIBYTES           the driver domain's memory for devices attached later
   vdom_image   = \"PATH\"              the driver domain's image
                                      (default: /usr/lib/virtio-domain/virtio-domain)
   vdom_cmdline = \"log=debug\"         the driver domain's command line
   vdom_name    = \"NAME\"              its name (default: the guest's with -vd)
-  vdom_driver  = \"driver.cfg\"        its xl configuration, instead of the six above
+  vdom_driver  = \"driver.cfg\"        its xl configuration, instead of the seven above
 Paths are relative to the directory of GUEST.cfg.
 
 A DEVICE is a list of key=value, separated by commas:

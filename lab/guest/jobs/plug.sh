@@ -1,0 +1,91 @@
+# shellcheck shell=sh
+# Writes its first disk without end, reads it back and compares, and meanwhile does what dom0 types with devices that come and
+# go: "STEP SLOT [SERIAL]". The disk of a serial number is looked for by that.
+
+DRIVER=/sys/bus/platform/drivers/virtio-mmio
+
+# disk_of SERIAL: the name of that disk.
+disk_of() {
+    for block in /sys/block/vd*; do
+        [ "$(cat "$block/serial")" = "$1" ] && echo "${block##*/}" && return
+    done
+    echo "no disk with the serial number $1"
+    return 1
+}
+
+step_bind() {
+    echo "LNRO0005:0$SLOT" >$DRIVER/bind
+}
+
+step_unbind() {
+    echo "LNRO0005:0$SLOT" >$DRIVER/unbind
+}
+
+# A slot without a device is passed by, as at boot.
+step_empty() {
+    if echo "LNRO0005:0$SLOT" >$DRIVER/bind; then
+        echo "something is there" && return 1
+    fi
+}
+
+step_find() {
+    tries=0
+    until DISK=$(disk_of "$SERIAL"); do
+        tries=$((tries + 1))
+        [ $tries -lt 50 ] || return 1
+        sleep 0.1
+    done
+    echo "$DISK: $(cat "/sys/block/$DISK/size") sectors," >&3
+}
+
+# Everything that is written can be read back, and the rest is as new.
+step_data() {
+    DISK=$(disk_of "$SERIAL")
+    [ "$(head -c 1M "/dev/$DISK" | tr -d '\0' | wc -c)" = 0 ]
+    dd if=/dev/urandom of=/run/late bs=1M count=4
+    dd if=/run/late of="/dev/$DISK" bs=64k oflag=direct conv=fsync
+    dd if="/dev/$DISK" of=/run/back bs=128k count=32 iflag=direct
+    cmp /run/late /run/back
+    sha256sum /run/late | cut -d ' ' -f 1 >&3
+    rm /run/late /run/back
+}
+
+# The disk is in use, many requests at a time, until there are errors.
+step_use() {
+    fio --name=use --filename="/dev/$(disk_of "$SERIAL")" --direct=1 --ioengine=libaio --iodepth=16 --rw=randrw --bs=4k \
+        --time_based --runtime=1000 --eta=never --output=/run/use.log &
+    sleep 1
+    kill -0 $!
+}
+
+# Then every request fails, and none is left over.
+step_lost() {
+    tries=0
+    until grep -q 'Input/output error' /run/use.log; do
+        tries=$((tries + 1))
+        [ $tries -lt 100 ] || return 1
+        sleep 0.1
+    done
+    disk=$(disk_of "$SERIAL")
+    if dd if="/dev/$disk" of=/dev/null bs=4k count=1 iflag=direct; then
+        echo "it can be read still" && return 1
+    fi
+    awk '{ print $9 " in flight," }' "/sys/block/$disk/stat" >&3
+}
+
+wait_for_disk
+say ready
+# One round after the other: what was written is what is read.
+(
+    round=0
+    while fio --name=round --filename="/dev/$DISK" --size=4M --direct=1 --ioengine=libaio --iodepth=8 --rw=randrw \
+        --bsrange=512-64k --number_ios=200 --verify=crc32c --verify_fatal=1 --randseed=$round --gtod_reduce=1 \
+        --output=/run/round.log; do
+        round=$((round + 1))
+        say "round $round"
+    done
+    say "round $((round + 1)) FAILED: $(tail -n 1 /run/round.log)"
+) &
+while read -r step SLOT SERIAL; do
+    run_step "$step"
+done
