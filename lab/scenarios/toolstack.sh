@@ -76,6 +76,8 @@ step "one that cannot be had: the reason"
 device=/local/domain/$DRIVER/virtio-domain/device/8
 other=/local/domain/$DRIVER/backend/virtio/$GUEST/8
 expect_ok xenstore-write "$device/type" blk "$device/backend" ram:64G
+expect_ok xenstore-write "$other" ""
+expect_ok xenstore-chmod "$other" "n$DRIVER" "r$GUEST"
 expect_ok xenstore-write "$other/online" 1 "$other/state" 1
 wait_for 5 "the state Closed" has_state 8 6
 echo "error: $(node 8 error)"

@@ -83,6 +83,8 @@ enum Phase {
     Leaving,
     /// No device is there; since then.
     Closed(u64),
+    /// The toolstack has made a directory that this domain may not write to: it cannot be answered.
+    Mute,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -237,7 +239,7 @@ impl Plug {
                     place,
                     forced: true,
                 },
-                Phase::Closed(_) => Ask::Nothing,
+                Phase::Closed(_) | Phase::Mute => Ask::Nothing,
             };
             return Ok((ask, None));
         };
@@ -285,7 +287,7 @@ impl Plug {
                 }
                 Ask::Nothing
             }
-            Phase::Leaving => Ask::Nothing,
+            Phase::Leaving | Phase::Mute => Ask::Nothing,
         };
         Ok((ask, Some(next)))
     }
@@ -330,10 +332,11 @@ impl Plug {
         why: &str,
         now: u64,
     ) -> Result<(), Error> {
-        if self.entries.contains_key(&place) {
-            write(store, place, xenbus::ERROR, why)?;
-        }
-        self.closed(store, place, now)
+        let said = match self.entries.contains_key(&place) {
+            true => write(store, place, xenbus::ERROR, why),
+            false => Ok(()),
+        };
+        self.closed(store, place, now).and(said)
     }
 
     /// No device is there any more.
@@ -351,7 +354,14 @@ impl Plug {
         };
         entry.phase = Phase::Closed(now);
         entry.wanted = None;
-        write(store, place, xenbus::STATE, BusState::Closed.as_str())
+        let told = write(store, place, xenbus::STATE, BusState::Closed.as_str());
+        if let Err(error) = &told
+            && error.refusal() == Some(XsError::EACCES)
+        {
+            // What stays there would be taken for another wish.
+            entry.phase = Phase::Mute;
+        }
+        told
     }
 
     /// The driver of a device uses it, or does not: told with the next look.
@@ -402,7 +412,12 @@ fn write<T: Transport>(
     key: &str,
     value: &str,
 ) -> Result<(), Error> {
-    optional(store.write(&place.ours(key), value.as_bytes())).map(|_| ())
+    let result = store.write(&place.ours(key), value.as_bytes());
+    match result.as_ref().map_err(Error::refusal) {
+        Err(Some(XsError::ENOENT)) => Ok(()),
+        Err(Some(XsError::EACCES)) if !is_there(store, &place.ours(xenbus::STATE))? => Ok(()),
+        _ => result,
+    }
 }
 
 fn names<T: Transport>(

@@ -79,7 +79,7 @@ say ready
 (
     round=0
     while fio --name=round --filename="/dev/$DISK" --size=4M --direct=1 --ioengine=libaio --iodepth=8 --rw=randrw \
-        --bsrange=512-64k --number_ios=200 --verify=crc32c --verify_fatal=1 --randseed=$round --gtod_reduce=1 \
+        --bsrange=512-64k --number_ios=100 --eta=never --verify=crc32c --verify_fatal=1 --randseed=$round --gtod_reduce=1 \
         --output=/run/round.log; do
         round=$((round + 1))
         say "round $round"

@@ -397,3 +397,40 @@ fn row37_a_look_that_fails_is_taken_again() {
     daemon.borrow_mut().tamper = None;
     assert_eq!(bench.asks(), [Ask::Attach(place(1))]);
 }
+
+/// As when somebody has made it by hand and given it to nobody. What cannot be answered is not asked again and again.
+#[test]
+fn a_directory_that_is_not_this_domains() {
+    let mut bench = Bench::new();
+    bench.create(1);
+    assert_eq!(bench.asks(), [Ask::Attach(place(1))]);
+    bench.daemon.borrow_mut().tamper = Some(Box::new(|header, payload| {
+        let refused = header.kind == Op::Write.number();
+        let (kind, payload) = match refused {
+            true => (Op::Error.number(), &b"EACCES\0"[..]),
+            false => (header.kind, payload),
+        };
+        let len = payload.len() as u32;
+        let header = Header {
+            kind,
+            len,
+            ..header
+        };
+        [&header.encode()[..], payload].concat()
+    }));
+    let refused = bench
+        .plug
+        .refuse(&mut bench.store, place(1), "no", bench.now);
+    assert_eq!(refused.unwrap_err().refusal(), Some(XsError::EACCES));
+    for _ in 0..3 {
+        bench.create(1);
+        bench.now += LINGER;
+        assert_eq!(bench.asks(), []);
+    }
+    assert!(!bench.plug.is_due() && bench.plug.deadline().is_none());
+    bench.daemon.borrow_mut().tamper = None;
+    bench.daemon.borrow_mut().remove(&place(1).directory());
+    assert_eq!(bench.asks(), []);
+    bench.create(1);
+    assert_eq!(bench.asks(), [Ask::Attach(place(1))], "a new directory");
+}
