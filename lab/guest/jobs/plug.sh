@@ -41,10 +41,10 @@ step_find() {
 # Everything that is written can be read back, and the rest is as new.
 step_data() {
     DISK=$(disk_of "$SERIAL")
-    [ "$(head -c 1M "/dev/$DISK" | tr -d '\0' | wc -c)" = 0 ]
-    dd if=/dev/urandom of=/run/late bs=1M count=4
+    dd if="/dev/$DISK" bs=64k count=4 iflag=direct | cmp -n $((256 << 10)) - /dev/zero
+    dd if=/dev/urandom of=/run/late bs=1M count=1
     dd if=/run/late of="/dev/$DISK" bs=64k oflag=direct conv=fsync
-    dd if="/dev/$DISK" of=/run/back bs=128k count=32 iflag=direct
+    dd if="/dev/$DISK" of=/run/back bs=128k count=8 iflag=direct
     cmp /run/late /run/back
     sha256sum /run/late | cut -d ' ' -f 1 >&3
     rm /run/late /run/back
@@ -52,7 +52,7 @@ step_data() {
 
 # The disk is in use, many requests at a time, until there are errors.
 step_use() {
-    fio --name=use --filename="/dev/$(disk_of "$SERIAL")" --direct=1 --ioengine=libaio --iodepth=16 --rw=randrw --bs=4k \
+    fio --name=use --filename="/dev/$(disk_of "$SERIAL")" --direct=1 --ioengine=libaio --iodepth=4 --rw=randrw --bs=4k --rate_iops=50 \
         --time_based --runtime=1000 --eta=never --output=/run/use.log &
     sleep 1
     kill -0 $!
@@ -75,14 +75,15 @@ step_lost() {
 
 wait_for_disk
 say ready
-# One round after the other: what was written is what is read.
+# One round after the other: what was written is what is read. The guest's one CPU has other things to do as well.
 (
     round=0
-    while fio --name=round --filename="/dev/$DISK" --size=4M --direct=1 --ioengine=libaio --iodepth=8 --rw=randrw \
-        --bsrange=512-64k --number_ios=100 --eta=never --verify=crc32c --verify_fatal=1 --randseed=$round --gtod_reduce=1 \
+    while fio --name=round --filename="/dev/$DISK" --size=1M --direct=1 --ioengine=libaio --iodepth=4 --rw=randwrite \
+        --bsrange=512-64k --number_ios=24 --eta=never --verify=crc32c --verify_fatal=1 --randseed=$round --gtod_reduce=1 \
         --output=/run/round.log; do
         round=$((round + 1))
         say "round $round"
+        sleep 1
     done
     say "round $((round + 1)) FAILED: $(tail -n 1 /run/round.log)"
 ) &

@@ -143,9 +143,11 @@ impl DeviceTable {
 }
 
 impl Device {
-    /// Whether a driver has begun to use it, and not let it go since.
+    /// Whether a driver has begun to use it, and not let it go since. Linux says once more that there is a device when its
+    /// driver has gone.
     pub fn is_held(&self) -> bool {
-        !self.transport.status().is_empty()
+        let status = self.transport.status();
+        !status.difference(Status::ACKNOWLEDGE).is_empty()
     }
 
     /// Whether a driver uses it.
