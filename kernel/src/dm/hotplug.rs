@@ -410,7 +410,8 @@ impl Hotplug {
         }
         counters::add(&counters::DETACHED, 1);
         if device.is_held() {
-            log::warn!("device {slot}: taken away from its driver: requests fail from now on");
+            // As whenever a guest is destroyed.
+            log::info!("device {slot}: taken away from its driver: requests fail from now on");
             counters::add(&counters::DETACHED_IN_USE, 1);
             world.bus.remove(slot);
             world.guest.devices_mut().depart(slot);
