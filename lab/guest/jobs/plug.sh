@@ -13,11 +13,24 @@ disk_of() {
     return 1
 }
 
-step_bind() {
+# A disk comes: it is as new, and everything that is written can be read back.
+step_take() {
     echo "LNRO0005:0$SLOT" >$DRIVER/bind
+    tries=0
+    until TAKEN=$(disk_of "$SERIAL"); do
+        tries=$((tries + 1))
+        [ $tries -lt 50 ] || return 1
+        sleep 0.1
+    done
+    dd if="/dev/$TAKEN" bs=64k count=4 iflag=direct | cmp -n $((256 << 10)) - /dev/zero
+    dd if=/dev/urandom of=/run/late bs=512k count=1
+    dd if=/run/late of="/dev/$TAKEN" bs=64k oflag=direct conv=fsync
+    dd if="/dev/$TAKEN" of=/run/back bs=128k count=4 iflag=direct
+    cmp /run/late /run/back
+    sha256sum /run/late | cut -d ' ' -f 1 >&3
 }
 
-step_unbind() {
+step_give() {
     echo "LNRO0005:0$SLOT" >$DRIVER/unbind
 }
 
@@ -28,28 +41,6 @@ step_empty() {
     fi
 }
 
-step_find() {
-    tries=0
-    until DISK=$(disk_of "$SERIAL"); do
-        tries=$((tries + 1))
-        [ $tries -lt 50 ] || return 1
-        sleep 0.1
-    done
-    echo "$DISK: $(cat "/sys/block/$DISK/size") sectors," >&3
-}
-
-# Everything that is written can be read back, and the rest is as new.
-step_data() {
-    DISK=$(disk_of "$SERIAL")
-    dd if="/dev/$DISK" bs=64k count=4 iflag=direct | cmp -n $((256 << 10)) - /dev/zero
-    dd if=/dev/urandom of=/run/late bs=1M count=1
-    dd if=/run/late of="/dev/$DISK" bs=64k oflag=direct conv=fsync
-    dd if="/dev/$DISK" of=/run/back bs=128k count=8 iflag=direct
-    cmp /run/late /run/back
-    sha256sum /run/late | cut -d ' ' -f 1 >&3
-    rm /run/late /run/back
-}
-
 # The disk is in use, many requests at a time, until there are errors.
 step_use() {
     fio --name=use --filename="/dev/$(disk_of "$SERIAL")" --direct=1 --ioengine=libaio --iodepth=4 --rw=randrw --bs=4k --rate_iops=50 \
@@ -58,7 +49,7 @@ step_use() {
     kill -0 $!
 }
 
-# Then every request fails, and none is left over.
+# Then requests fail, and none is left over.
 step_lost() {
     tries=0
     until grep -q 'Input/output error' /run/use.log; do
@@ -66,11 +57,9 @@ step_lost() {
         [ $tries -lt 100 ] || return 1
         sleep 0.1
     done
-    disk=$(disk_of "$SERIAL")
-    if dd if="/dev/$disk" of=/dev/null bs=4k count=1 iflag=direct; then
-        echo "it can be read still" && return 1
-    fi
-    awk '{ print $9 " in flight," }' "/sys/block/$disk/stat" >&3
+    block=/sys/block/$(disk_of "$SERIAL")
+    awk '{ print $1 " sectors," }' "$block/size" >&3
+    awk '{ print $9 " in flight" }' "$block/stat" >&3
 }
 
 wait_for_disk
@@ -83,7 +72,7 @@ say ready
         --output=/run/round.log; do
         round=$((round + 1))
         say "round $round"
-        sleep 1
+        sleep 2
     done
     say "round $((round + 1)) FAILED: $(tail -n 1 /run/round.log)"
 ) &
