@@ -174,8 +174,9 @@ impl Hotplug {
         }
     }
 
-    /// Does one thing, without a guest. Returns whether there was one.
+    /// Does one thing, without a guest. Returns whether it may have waited for xenstored.
     pub fn service_alone(&mut self, store: &mut Store) -> bool {
+        let due = self.is_due();
         match self.asks.pop_front().or_else(|| self.look(store)) {
             Some(Ask::Detach { place, .. }) => {
                 self.closed(store, place);
@@ -183,12 +184,14 @@ impl Hotplug {
             }
             // When there is a guest, this is asked for again.
             Some(Ask::Attach(_) | Ask::Nothing) => true,
-            None => false,
+            // It may have looked for directories, and found none that is new.
+            None => due,
         }
     }
 
     /// Does one thing. Returns whether it may have waited for xenstored.
     pub fn service(&mut self, store: &mut Store, world: &mut World<'_>) -> bool {
+        let due = self.is_due();
         if self.go_on(store, world) {
             return true;
         }
@@ -196,7 +199,7 @@ impl Hotplug {
             Some(Ask::Attach(place)) => self.attach(store, world, place),
             Some(Ask::Detach { place, forced }) => self.detach(store, world, place, forced),
             Some(Ask::Nothing) => {}
-            None => return false,
+            None => return due,
         }
         true
     }
