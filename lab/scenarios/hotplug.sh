@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Devices come and go while the guest runs and uses its first disk: one in memory, one that dom0 serves, one that is taken
 # away under its driver. What cannot be had is refused, and changes nothing.
-# timeout: 120
+# timeout: 150
 
 DRIVER=plug-vd
 STORE="format=raw,vdev=xvdb,access=rw,target=/root/store.img"

@@ -2,7 +2,8 @@
 # Xen's own way, in separate steps, as another toolstack would go: both domains are xl's, the devices are entries of virtio=
 # in the guest's configuration, the states of xenbus are seen at each step. A device is attached by hand. xl destroy is quick
 # and has nothing to complain about.
-# timeout: 100
+# timeout: 110
+# half: second
 
 # node SLOT NAME: a node of a device's back end, or nothing.
 node() {
