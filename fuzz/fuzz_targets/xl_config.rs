@@ -366,6 +366,7 @@ fn guest_file(source: &mut Source<'_>) {
                 ("vdom_driver", &["'none.cfg'", "'/proc/self/status'"]),
                 ("vdom_name", &["'web'", "'other'", "''", "'7'"]),
                 ("vdom_nonsense", &["1"]),
+                ("vdom_reserve", &["0", "64", "99999999", "'x'"]),
                 ("vdom_ramdisk", &["'/proc/self/maps'", "'none.img'", "'/'"]),
             ]);
             let value = source.pick(values);

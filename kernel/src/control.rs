@@ -71,6 +71,8 @@ enum Session {
 
 /// What a program that is linked is told when this ends.
 const GUEST_GONE: &str = "the guest is gone";
+/// The same, when its device was detached.
+const DEVICE_GONE: &str = "the device is gone";
 
 impl Operator {
     /// Carries out what was typed, up to the first line that is a request; there may be more behind it.
@@ -105,21 +107,27 @@ impl Operator {
         if !self.tell() {
             return;
         }
-        match &mut self.session {
-            Session::Commands => {}
+        let there = match &mut self.session {
+            Session::Commands => true,
             Session::Link(slot, link) => {
                 let devices = guest.devices_mut();
-                devices.with_console(*slot, |device| link.pump(device, &mut Out));
+                let pumped = devices.with_console(*slot, |device| link.pump(device, &mut Out));
+                pumped.is_some()
             }
             Session::Attached(slot, port) => {
                 let (devices, port) = (guest.devices_mut(), *port);
-                devices.with_console(*slot, |device| show(device, port));
+                let shown = devices.with_console(*slot, |device| show(device, port));
+                shown.is_some()
             }
             Session::Dump(next) => {
                 if dump(guest.devices().trace(), next) {
                     self.session = Session::Commands;
                 }
+                true
             }
+        };
+        if !there {
+            self.end(None, DEVICE_GONE);
         }
     }
 

@@ -43,6 +43,17 @@ pub static BOOT_CYCLES: AtomicU64 = AtomicU64::new(0);
 /// The same from a description until its guest can run.
 pub static ATTACH_CYCLES: AtomicU64 = AtomicU64::new(0);
 
+/// Devices attached while the guest ran.
+pub static ATTACHED: AtomicU64 = AtomicU64::new(0);
+/// Devices that were to come and could not.
+pub static ATTACH_REFUSED: AtomicU64 = AtomicU64::new(0);
+/// Devices that have gone, as the toolstack asked for it.
+pub static DETACHED: AtomicU64 = AtomicU64::new(0);
+/// Those of them whose drivers had not let them go.
+pub static DETACHED_IN_USE: AtomicU64 = AtomicU64::new(0);
+/// Times that the nodes of a guest's driver made no sense.
+pub static BAD_FRONT_ENDS: AtomicU64 = AtomicU64::new(0);
+
 /// The counters above, and the runtime's, with their names in status reports.
 pub static NAMED: &[(&str, &AtomicU64)] = &[
     ("cycles-at-entry", &ENTRY_CYCLES),
@@ -68,4 +79,9 @@ pub static NAMED: &[(&str, &AtomicU64)] = &[
     ("yields", &YIELDS),
     ("allocations", &ALLOCATIONS),
     ("allocations-in-passes", &PASS_ALLOCATIONS),
+    ("attached", &ATTACHED),
+    ("attach-refused", &ATTACH_REFUSED),
+    ("detached", &DETACHED),
+    ("detached-in-use", &DETACHED_IN_USE),
+    ("bad-front-ends", &BAD_FRONT_ENDS),
 ];

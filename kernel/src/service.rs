@@ -15,12 +15,14 @@ use vd_boot::start_info::Module;
 use vd_config::{State, keys};
 use vd_kernel_core::cmdline::Options;
 use vd_kernel_core::description::{self, Description};
+use vd_kernel_core::plug;
 use xen_hypercall::sched::ShutdownReason;
 
 use crate::arch;
 use crate::control::{self, Operator, Request};
 use crate::counters;
 use crate::dm::bus::Bus;
+use crate::dm::hotplug::{Hotplug, World};
 use crate::dm::{Guest, slots, will};
 use crate::vbd::Vbds;
 use crate::vif::Vifs;
@@ -43,11 +45,12 @@ const WATCH_COMMIT: &str = "commit";
 const WATCH_SHUTDOWN: &str = "shutdown";
 const WATCH_ORDER: &str = "order";
 const SHUTDOWN: &str = "control/shutdown";
-/// What is watched in xenstore, besides other domains.
-const WATCHES: [(&str, &str); 3] = [
+/// What is watched, and by what name, besides what other domains have.
+const WATCHES: [(&str, &str); 4] = [
     (keys::COMMIT, WATCH_COMMIT),
     (SHUTDOWN, WATCH_SHUTDOWN),
     (keys::ORDER, WATCH_ORDER),
+    (plug::WATCHED, plug::TOKEN),
 ];
 
 /// Why the domain ends.
@@ -78,6 +81,7 @@ pub fn run(store: Store, modules: &[Module], options: &Options) -> ! {
     let module = modules.first().map(|module| module.range.clone());
     let mut service = Service {
         store,
+        hotplug: Hotplug::new(module.clone(), options.disk_wait),
         module,
         disk_wait: options.disk_wait,
         vbds: Vbds::default(),
@@ -115,6 +119,8 @@ struct Service {
     vbds: Vbds,
     /// The network interfaces that other domains serve.
     vifs: Vifs,
+    /// Devices that come and go.
+    hotplug: Hotplug,
     /// What xenstore has said while something else was waited for.
     held: News,
     /// Counters as last published.
@@ -161,6 +167,9 @@ impl Service {
             news.order |= event.token == WATCH_ORDER;
             self.vbds.note(&event);
             self.vifs.note(&event);
+            if event.token == plug::TOKEN {
+                self.hotplug.note(&event.path);
+            }
             if let Some(bus) = &mut bus {
                 bus.note(&event.token);
             }
@@ -168,6 +177,7 @@ impl Service {
         if self.store.take_overflow() {
             self.vbds.note_all();
             self.vifs.note_all();
+            self.hotplug.note_all();
             if let Some(bus) = bus {
                 bus.note_all();
             }
@@ -185,6 +195,7 @@ impl Service {
             for (path, token) in WATCHES {
                 self.store.watch(path, token)?;
             }
+            self.hotplug.note_all();
             self.vbds.watch_again(&mut self.store)?;
             self.vifs.watch_again(&mut self.store)?;
             bus.map_or(Ok(()), |bus| bus.watch_again(&mut self.store))
@@ -233,9 +244,14 @@ impl Service {
             if self.operator.poll(None) == Some(Request::Shutdown) {
                 return Err(Stop::Console);
             }
-            if news.shutdown || news.commit {
+            self.hotplug.tick();
+            let told = self.hotplug.service_alone(&mut self.store);
+            if news.shutdown || news.commit || told {
                 // Waiting for replies may have taken in more events: nobody will wake us for those.
                 continue;
+            }
+            if let Some(deadline) = self.hotplug.deadline() {
+                time::wake_at(deadline);
             }
             sleep_unless(events::any);
             events::take();
@@ -266,6 +282,7 @@ impl Service {
             let guest = Guest::attach(&it, self.module.as_ref(), inheritance, others)?;
             let mut bus = Bus::new(&it);
             bus.open(&mut self.store)?;
+            self.hotplug.adopt(&mut self.store, &guest, &it);
             Ok((guest, bus))
         });
         match attached {
@@ -274,6 +291,7 @@ impl Service {
                     // vdom has lost patience and taken the description back.
                     log::warn!("the description was taken back: releasing the guest");
                     drop(guest);
+                    self.hotplug.close_all(&mut self.store);
                     self.close_connections();
                     return None;
                 }
@@ -312,6 +330,7 @@ impl Service {
         loop {
             self.held = self.news(None);
             while self.vbds.service(&mut self.store) {}
+            while self.hotplug.service_alone(&mut self.store) {}
             if self.vbds.are_connected() {
                 return Ok(());
             }
@@ -364,7 +383,8 @@ impl Service {
             let mut more = guest.pass();
             let allocated = counters::get(&counters::ALLOCATIONS).wrapping_sub(allocations);
             counters::add(&counters::PASS_ALLOCATIONS, allocated);
-            if happened.contains(Happened::XENSTORE) || self.vbds.is_due() || self.vifs.is_due() {
+            let due = self.vbds.is_due() || self.vifs.is_due() || self.hotplug.is_due();
+            if happened.contains(Happened::XENSTORE) || due {
                 let mut waited = false;
                 let news = self.news(Some(&mut bus));
                 if news.order {
@@ -390,9 +410,13 @@ impl Service {
                     waited = true;
                     events::mark(Happened::XENSTORE);
                 }
+                if self.plug(&mut guest, &mut bus, Hotplug::service) {
+                    waited = true;
+                    events::mark(Happened::XENSTORE);
+                }
                 if waited {
                     // Waiting for the reply has set the timer to its own deadline.
-                    time::wake_at(time::now() + TICK);
+                    self.wake_for_tick();
                 }
                 self.publish(&guest);
             }
@@ -407,7 +431,8 @@ impl Service {
             if happened.contains(Happened::TIMER) {
                 // An event could have been lost; nothing else may be.
                 more |= guest.tick(ticks.elapsed());
-                if bus.tick() | self.vbds.tick() | self.vifs.tick() {
+                let plugged = self.plug(&mut guest, &mut bus, Hotplug::tick_guest);
+                if bus.tick() | self.vbds.tick() | self.vifs.tick() | plugged {
                     events::mark(Happened::XENSTORE);
                 }
                 if !guest.is_alive() {
@@ -417,9 +442,9 @@ impl Service {
                     self.next = Some(0);
                 }
                 self.publish(&guest);
-                time::wake_at(time::now() + TICK);
+                self.wake_for_tick();
             }
-            if !more {
+            if !more && !self.hotplug.is_due() {
                 sleep_unless(events::any);
             }
         };
@@ -427,10 +452,39 @@ impl Service {
         // The guest first: what follows waits for xenstored.
         guest.release();
         self.operator.guest_gone();
+        self.hotplug.close_all(&mut self.store);
         self.close_connections();
         self.summary(&guest);
         self.publish_all(&guest);
         stop
+    }
+
+    /// Lets devices come and go.
+    fn plug(
+        &mut self,
+        guest: &mut Guest,
+        bus: &mut Bus,
+        what: fn(&mut Hotplug, &mut Store, &mut World<'_>) -> bool,
+    ) -> bool {
+        let mut world = World {
+            guest,
+            bus,
+            vbds: &mut self.vbds,
+            vifs: &mut self.vifs,
+        };
+        let done = what(&mut self.hotplug, &mut self.store, &mut world);
+        let gone = self.hotplug.take_gone();
+        if gone != 0 {
+            self.published.retain(|(name, _)| !is_of(name, gone));
+        }
+        done
+    }
+
+    /// The next tick comes in a while, or earlier if something has to be done earlier.
+    fn wake_for_tick(&self) {
+        let tick = time::now() + TICK;
+        let earlier = self.hotplug.deadline().unwrap_or(tick);
+        time::wake_at(tick.min(earlier));
     }
 
     /// Carries out what the operator has typed. Returns whether to stop.
@@ -534,6 +588,13 @@ impl Service {
             );
         }
     }
+}
+
+/// Whether a counter is of one of these slots, which are bits.
+fn is_of(counter: &str, slots: u32) -> bool {
+    let slot = counter.strip_prefix(keys::OF_DEVICE);
+    let slot = slot.and_then(|rest| rest.split_once('-')?.0.parse::<u32>().ok());
+    slot.is_some_and(|slot| slots.checked_shr(slot).unwrap_or(0) & 1 != 0)
 }
 
 /// Sleeps until xenstore or a back end has something to say, or until that time.

@@ -42,6 +42,16 @@ impl DeviceType {
         }
     }
 
+    /// The virtio device ID.
+    pub const fn virtio_id(self) -> u32 {
+        match self {
+            DeviceType::Net => 1,
+            DeviceType::Blk => 2,
+            DeviceType::Console => 3,
+            DeviceType::Rng => 4,
+        }
+    }
+
     fn parse(text: &[u8]) -> Result<Self, ConfigError> {
         match text {
             b"blk" => Ok(DeviceType::Blk),

@@ -79,6 +79,11 @@ impl Devices {
         Ok(slot)
     }
 
+    /// Takes the device out of a slot.
+    pub fn remove(&mut self, slot: SlotIndex) -> Option<DeviceDescription> {
+        self.slots.get_mut(slot.index())?.take()
+    }
+
     /// Parses configuration strings, one a device. Those that name a slot get it, the others the free ones in order.
     /// The error comes with the index of the string.
     pub fn parse<'a>(

@@ -8,6 +8,7 @@
 
 use core::fmt;
 
+use crate::device::DeviceType;
 use crate::slot::{SlotIndex, WINDOW_SIZE};
 
 /// The class of the device: the name of its directory.
@@ -28,6 +29,12 @@ pub const FRONTEND_ID: &str = "frontend-id";
 pub const BASE: &str = "base";
 /// In the back end's: bytes of the registers, decimal.
 pub const SIZE: &str = "size";
+/// In the back end's, for a guest with an I/O APIC: the global system interrupt, decimal.
+pub const IRQ: &str = "irq";
+/// In the back end's: whether the toolstack wants the device, `1` or `0`.
+pub const ONLINE: &str = "online";
+/// In the back end's: why there can be no such device, in words.
+pub const ERROR: &str = "error";
 /// In the back end's: the name of an [`Interrupt`](crate::Interrupt).
 pub const INTERRUPT: &str = "interrupt";
 /// In the back end's: the name of a [`Doorbell`](crate::Doorbell).
@@ -37,6 +44,28 @@ pub const DOORBELL_PORT: &str = "doorbell-port";
 /// In the back end's, if the driver has to share its memory by grant: the name of that
 /// [`Memory`](crate::Memory).
 pub const MEMORY: &str = "memory";
+
+/// In the back end's, for the toolstack: [`DeviceKind`].
+pub const TYPE: &str = "type";
+/// In the back end's, for the toolstack: [`TRANSPORT_VALUE`].
+pub const TRANSPORT: &str = "transport";
+/// The value of [`TRANSPORT`].
+pub const TRANSPORT_VALUE: &str = "mmio";
+/// In the back end's, for the toolstack: whether memory is shared by grant, `1` or `0`.
+pub const GRANT_USAGE: &str = "grant_usage";
+
+/// What libxl calls a kind of device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceKind(pub DeviceType);
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{GENERIC}{:x}", self.0.virtio_id())
+    }
+}
+
+/// What libxl calls a device of no particular kind.
+pub const GENERIC: &str = "virtio,device";
 
 /// In the front end's: the port of the event channel that interrupts the guest, decimal.
 pub const EVENT_CHANNEL: &str = "event-channel";
@@ -164,6 +193,19 @@ mod tests {
                 BusState::Unknown,
                 "{bad:?}"
             );
+        }
+    }
+
+    #[test]
+    fn kinds_are_what_libxl_calls_them() {
+        let kinds = [
+            (DeviceType::Net, "virtio,device1"),
+            (DeviceType::Blk, "virtio,device2"),
+            (DeviceType::Console, "virtio,device3"),
+            (DeviceType::Rng, "virtio,device4"),
+        ];
+        for (kind, text) in kinds {
+            assert_eq!(DeviceKind(kind).to_string(), text);
         }
     }
 

@@ -90,6 +90,12 @@ impl NetDevice {
         }
     }
 
+    /// Leaves the switch, for good: its port and its address may be another device's from now on. Whoever calls this does not
+    /// use the device any more.
+    pub fn leave(&mut self) {
+        self.switch.borrow_mut().vacate(self.port);
+    }
+
     fn with<R>(&self, f: impl FnOnce(&Port) -> R) -> Option<R> {
         self.switch.borrow().port(self.port).map(f)
     }

@@ -120,6 +120,8 @@ pub(crate) struct Port {
     /// There is a driver, and nothing is wrong with it.
     pub(crate) running: bool,
     pub(crate) link: bool,
+    /// Its device is gone.
+    pub(crate) vacant: bool,
     /// Pairs of queues that the driver uses.
     pub(crate) pairs: u16,
     pub(crate) receive: Box<[Receive]>,
@@ -158,6 +160,7 @@ impl Port {
             spare: 0,
             running: false,
             link: true,
+            vacant: false,
             pairs: 1,
             receive: (0..config.pairs).map(|_| receive()).collect(),
             parked: (0..PARKED).map(|_| None).collect(),
@@ -181,7 +184,7 @@ impl Port {
 
     /// Whether it has this address, configured or set by the driver. The uplink has none.
     pub(crate) fn holds(&self, mac: Mac) -> bool {
-        self.uplink.is_none() && (self.mac == mac || self.config.mac == mac)
+        self.uplink.is_none() && !self.vacant && (self.mac == mac || self.config.mac == mac)
     }
 
     /// Whether frames can be given to it.

@@ -112,7 +112,8 @@ impl Switch {
 
     pub(crate) fn add(&mut self, config: PortConfig) -> Result<usize, AddError> {
         let uplinks = usize::from(self.own.is_some());
-        if self.ports.len().saturating_sub(uplinks) == MAX_PORTS {
+        let vacant = self.ports.iter().position(|port| port.vacant);
+        if vacant.is_none() && self.ports.len().saturating_sub(uplinks) == MAX_PORTS {
             return Err(AddError::Full);
         }
         if config.pairs == 0 || config.pairs > MAX_PAIRS {
@@ -124,8 +125,25 @@ impl Switch {
         if self.holder(config.mac).is_some() {
             return Err(AddError::Taken(config.mac));
         }
-        self.ports.push(Port::new(config));
-        Ok(self.ports.len().saturating_sub(1))
+        match vacant.and_then(|at| Some((at, self.ports.get_mut(at)?))) {
+            Some((at, port)) => {
+                *port = Port::new(config);
+                Ok(at)
+            }
+            None => {
+                self.ports.push(Port::new(config));
+                Ok(self.ports.len().saturating_sub(1))
+            }
+        }
+    }
+
+    /// The device of a port is gone: nothing waits for it or comes from it any more, and the port may be another one's.
+    pub(crate) fn vacate(&mut self, port: usize) {
+        self.reset(port);
+        if let Some(port) = self.ports.get_mut(port) {
+            port.vacant = true;
+            port.link = false;
+        }
     }
 
     pub(crate) fn add_uplink(

@@ -72,6 +72,34 @@ fn other_addresses_are_learned_and_move_and_are_forgotten() {
     assert_eq!(reach(&mut world, 1, mac(1), mac(2)), [2]);
 }
 
+/// A device that goes leaves neither frames nor its address behind, and its port is the next one's.
+#[test]
+fn a_port_is_left_and_taken_again() {
+    let mut world = four();
+    let far = [2, 9, 0, 0, 0, 2];
+    assert_eq!(reach(&mut world, 3, far, mac(0)), [0]);
+    let switch = std::rc::Rc::clone(&world.switch);
+    let config = |mac: [u8; 6]| PortConfig {
+        mac: Mac(mac),
+        mtu: 1500,
+        pairs: 1,
+    };
+    let add = |mac| NetDevice::new(&switch, config(mac));
+    assert_eq!(add(mac(3)).unwrap_err(), AddError::Taken(Mac(mac(3))));
+    world.ports[3].transport.device_mut().leave();
+    // Nothing more goes there: not to its own address, and not to one that was seen behind it.
+    assert_eq!(reach(&mut world, 0, mac(0), mac(3)), [1, 2]);
+    assert_eq!(reach(&mut world, 0, mac(0), far), [1, 2]);
+    let next = add(mac(3)).unwrap();
+    assert_eq!((next.port(), next.counters().tx_frames), (3, 0));
+    // All ports can be left and taken again, however often.
+    for round in 0..100 {
+        let mut device = add([2, 8, 0, 0, 0, round]).unwrap();
+        assert_eq!(device.port(), 4);
+        device.leave();
+    }
+}
+
 /// A table of bounded size: a port that shows thousands of addresses displaces only its own.
 #[test]
 fn row29_a_flood_of_addresses() {

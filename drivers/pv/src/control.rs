@@ -189,6 +189,15 @@ impl Control {
         set_watch(store, &self.frontend, &self.token)
     }
 
+    /// Ends: nothing is watched any more.
+    pub fn unwatch<T: Transport>(&mut self, store: &mut Xenstore<T>) {
+        // It is gone when the daemon was restarted.
+        let _ = store.unwatch(&self.frontend, &self.token);
+        if let Some(peer) = self.watched.take() {
+            let _ = store.unwatch(&peer.path, &self.token);
+        }
+    }
+
     /// Where its nodes are.
     pub fn path(&self) -> &str {
         &self.frontend

@@ -183,7 +183,20 @@ impl Link {
     /// # Errors
     /// [`Trouble`]; after the guest's the link is closed, until the driver starts over.
     pub fn look<T: Transport>(&mut self, store: &mut Xenstore<T>) -> Result<Step, Trouble> {
-        let theirs = self.their_state(store)?;
+        let (theirs, nonsense) = self.their_state(store)?;
+        let step = self.follow(store, theirs)?;
+        match nonsense {
+            // Said once a look: what is bound goes in any case.
+            Some(trouble) if step == Step::Nothing => Err(trouble),
+            _ => Ok(step),
+        }
+    }
+
+    fn follow<T: Transport>(
+        &mut self,
+        store: &mut Xenstore<T>,
+        theirs: BusState,
+    ) -> Result<Step, Trouble> {
         match (self.state, theirs) {
             (BusState::InitWait, BusState::Initialised) => match self.answer(store) {
                 Ok(answer) => Ok(Step::Connect(answer)),
@@ -230,12 +243,23 @@ impl Link {
         self.go(store, BusState::Closed)
     }
 
-    fn their_state<T: Transport>(&self, store: &mut Xenstore<T>) -> Result<BusState, Error> {
+    /// The front end's state, and what is wrong if it is none.
+    fn their_state<T: Transport>(
+        &self,
+        store: &mut Xenstore<T>,
+    ) -> Result<(BusState, Option<Trouble>), Error> {
         match store.read(&self.theirs(xenbus::STATE)) {
-            Ok(value) => Ok(BusState::parse(&value)),
+            Ok(value) => {
+                let state = BusState::parse(&value);
+                // What was never written is empty.
+                let nonsense = state == BusState::Unknown && !value.is_empty();
+                let nonsense = nonsense
+                    .then(|| Trouble::Guest(format!("front end: {} is no state", xenbus::STATE)));
+                Ok((state, nonsense))
+            }
             // With a guest that is gone its directory is gone, and with that the right to look.
             Err(error) if matches!(error.refusal(), Some(XsError::ENOENT | XsError::EACCES)) => {
-                Ok(BusState::Unknown)
+                Ok((BusState::Unknown, None))
             }
             Err(error) => Err(error),
         }

@@ -57,13 +57,7 @@ fn read_raw<T: Transport>(view: &mut View<'_, T>) -> Result<Raw, Error> {
     let slots = optional(view.directory(keys::DEVICE))?.unwrap_or_default();
     // More entries than slots are wrong in any case; the first one too many says so.
     for slot in slots.into_iter().take(vd_config::SLOTS.saturating_add(1)) {
-        let mut pairs = Vec::new();
-        for key in keys::device::ALL {
-            let path = format!("{}/{slot}/{key}", keys::DEVICE);
-            if let Some(value) = optional(view.read(&path))? {
-                pairs.push((key, value));
-            }
-        }
+        let pairs = read_pairs(view, &slot)?;
         devices.push((slot, pairs));
     }
     Ok(Raw {
@@ -72,6 +66,44 @@ fn read_raw<T: Transport>(view: &mut View<'_, T>) -> Result<Raw, Error> {
         target_type: view.read(keys::TARGET_TYPE)?,
         devices,
     })
+}
+
+fn read_pairs<T: Transport>(view: &mut View<'_, T>, slot: &str) -> Result<Pairs, Error> {
+    let mut pairs = Vec::new();
+    for key in keys::device::ALL {
+        let path = format!("{}/{slot}/{key}", keys::DEVICE);
+        if let Some(value) = optional(view.read(&path))? {
+            pairs.push((key, value));
+        }
+    }
+    Ok(pairs)
+}
+
+/// Reads what is to come into one slot.
+///
+/// # Errors
+/// What is wrong and what to do, for the operator.
+pub fn read_slot<T: Transport>(
+    store: &mut Xenstore<T>,
+    slot: SlotIndex,
+) -> Result<DeviceDescription, String> {
+    let pairs = store
+        .transaction(|view| read_pairs(view, &format!("{slot}")))
+        .map_err(|error| format!("reading the description from xenstore: {error}"))?;
+    if pairs.is_empty() {
+        return Err(format!(
+            "device {slot}: {}/{slot} does not say what it is: vdom device-attach writes that",
+            keys::DEVICE
+        ));
+    }
+    parse_slot(slot, &pairs)
+}
+
+fn parse_slot(slot: SlotIndex, pairs: &Pairs) -> Result<DeviceDescription, String> {
+    let pairs = pairs
+        .iter()
+        .map(|(key, value)| (key.as_bytes(), value.as_slice()));
+    DeviceDescription::from_pairs(pairs).map_err(|error| format!("device {slot}: {error}"))
 }
 
 fn optional<R>(result: Result<R, Error>) -> Result<Option<R>, Error> {
@@ -90,10 +122,7 @@ fn check(raw: &Raw) -> Result<Description, String> {
     for (name, pairs) in &raw.devices {
         let blame = |error| format!("device {name}: {error}");
         let slot = SlotIndex::parse(name.as_bytes()).map_err(blame)?;
-        let pairs = pairs
-            .iter()
-            .map(|(key, value)| (key.as_bytes(), value.as_slice()));
-        let device = DeviceDescription::from_pairs(pairs).map_err(blame)?;
+        let device = parse_slot(slot, pairs)?;
         devices.insert(Some(slot), device).map_err(blame)?;
     }
     if devices.is_empty() {
@@ -262,6 +291,41 @@ mod tests {
         let port: (&str, Option<&[u8]>) = ("device/0/doorbell", Some(b"port"));
         let error = read_with(&[port]).unwrap_err();
         assert!(error.starts_with("device 0: doorbell=port"), "{error}");
+    }
+
+    #[test]
+    fn row37_one_slot_that_comes_late() {
+        let (daemon, mut store) = store_with(&[]);
+        let slot = |number| SlotIndex::new(number).unwrap();
+        let last = read_slot(&mut store, slot(15)).unwrap();
+        assert_eq!(
+            (last.backend(), last.serial()),
+            (Backend::Ram(ByteSize(1 << 20)), Some("LAST"))
+        );
+        assert!(
+            read_slot(&mut store, slot(3))
+                .unwrap_err()
+                .contains("does not say what it is")
+        );
+        for value in [&b""[..], &[b'9'; 2000], b"\xff\xfe", b"-1"] {
+            daemon
+                .borrow_mut()
+                .set(&format!("{HOME}/device/15/backend"), value);
+            let error = read_slot(&mut store, slot(15)).unwrap_err();
+            assert!(
+                error.starts_with("device 15: ") && error.len() < 300,
+                "{error}"
+            );
+        }
+        daemon
+            .borrow_mut()
+            .forbidden
+            .push(format!("{HOME}/device/15/type"));
+        assert!(
+            read_slot(&mut store, slot(15))
+                .unwrap_err()
+                .contains("EACCES")
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ use vd_kernel_core::server::VCPUS;
 use vd_kernel_core::server::attach::{Connection, Plan, Registers, hint};
 use xen_hypercall::{DomId, Errno};
 
-use super::devices::{self, DeviceTable};
+use super::devices::{self, Device, DeviceTable};
 use super::inheritance::Inheritance;
 use super::slots::SERVER;
 use crate::mem::foreign::Refusal;
@@ -69,7 +69,11 @@ impl Guest {
 
     /// What the ioreq server has to serve.
     fn plan(&self) -> Plan {
-        let devices = self.devices.iter().map(|device| Registers {
+        self.plan_of(self.devices.iter())
+    }
+
+    fn plan_of<'a>(&self, devices: impl Iterator<Item = &'a Device>) -> Plan {
+        let devices = devices.map(|device| Registers {
             slot: device.slot(),
             window: device.window(),
             queues: device.transport().queues() as u16,
@@ -80,6 +84,19 @@ impl Guest {
             vcpus: self.vcpus,
             devices: devices.collect(),
         }
+    }
+
+    /// Lets the doorbells ring of a device that has come late.
+    ///
+    /// # Errors
+    /// What is wrong and what to do, for the operator; then none of them rings.
+    pub(super) fn ring_in(&self, device: &Device) -> Result<(), String> {
+        SERVER.ring_in(&self.plan_of(core::iter::once(device)))
+    }
+
+    /// The doorbells of a device do not ring any more.
+    pub(super) fn ring_out(&self, device: &Device) {
+        SERVER.ring_out(&self.plan_of(core::iter::once(device)));
     }
 
     /// The guest's domain id.

@@ -16,6 +16,7 @@ use xen_hypercall::DomId;
 
 use super::devices::DeviceTable;
 use super::slots::SERVER;
+use crate::counters;
 use crate::xen::store::Store;
 
 /// Token of the watches; the slot's number follows.
@@ -70,6 +71,24 @@ impl Bus {
                 })?;
         }
         Ok(())
+    }
+
+    /// A device has come while the guest runs: offers it to the guest's drivers.
+    ///
+    /// # Errors
+    /// xenstore's.
+    pub fn add(&mut self, store: &mut Store, offer: Offer) -> Result<(), vd_xenbus::Error> {
+        self.remove(offer.slot);
+        let mut link = Link::new(offer);
+        link.open(store)?;
+        watch(store, &link)?;
+        self.links.push(link);
+        Ok(())
+    }
+
+    /// A device has gone, or is about to: nothing more is said to its driver.
+    pub fn remove(&mut self, slot: SlotIndex) {
+        self.links.retain(|link| link.offer().slot != slot);
     }
 
     /// Takes note of a watch event.
@@ -151,8 +170,9 @@ impl Bus {
             },
             Err(trouble) => {
                 warn(&trouble);
-                if matches!(trouble, Trouble::Store(_)) {
-                    *unanswered |= 1 << slot.get();
+                match trouble {
+                    Trouble::Store(_) => *unanswered |= 1 << slot.get(),
+                    Trouble::Guest(_) => counters::add(&counters::BAD_FRONT_ENDS, 1),
                 }
             }
         }

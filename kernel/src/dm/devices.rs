@@ -3,6 +3,7 @@
 //! Invariants: the work of a pass is bounded; a line follows its device's InterruptStatus before the vCPU whose access
 //! changed it runs again.
 
+pub mod late;
 mod succession;
 
 use alloc::boxed::Box;
@@ -17,7 +18,7 @@ use core::ops::Range;
 use vd_blk::{AsyncBlockDevice, BlockDevice, Geometry, RamDisk};
 use vd_config::{
     Backend, ConfigError, DeviceDescription, DeviceType, Doorbell, Interrupt, MAX_QUEUES,
-    Memory as Sharing, SLOTS, SlotIndex,
+    Memory as Sharing, SLOTS, SlotIndex, TargetType,
 };
 use vd_console::{ConsoleDevice, Size};
 use vd_ioreq::buffered::PostedWrite;
@@ -75,6 +76,8 @@ pub struct Device {
     poller: Option<Poller>,
     /// The network that it is on.
     network: Option<Backend>,
+    /// There is nothing behind it any more, and its driver has not let it go.
+    departed: bool,
 }
 
 /// Network devices that are joined.
@@ -126,53 +129,79 @@ pub fn build(
     };
     let mut ring_pages = 0;
     for (slot, device) in description.devices.iter() {
-        let model = match device.kind() {
-            DeviceType::Blk => {
-                let stored = inheritance.as_mut().and_then(|it| it.take_disk(slot));
-                disk(slot, device, (module, stored), vbds).map(|disk| Model::Disk(Box::new(disk)))
-            }
-            DeviceType::Net => port(device, &table.networks).map(Model::Net),
-            DeviceType::Rng => entropy::device(device).map(|rng| Model::Rng(Box::new(rng))),
-            DeviceType::Console => {
-                let names = device.ports().iter().cloned();
-                Ok(Model::Console(Box::new(ConsoleDevice::new(names))))
-            }
-        }
-        .map_err(|error| format!("device {slot}: {error}"))?;
-        let mut withheld = Features::empty();
-        withheld.set(Features::RING_PACKED, !device.packed());
-        if !device.offloads() {
-            withheld |= Features::from_bits_retain(NetFeatures::OFFLOADS.bits());
-        }
-        let transport = MmioTransport::new(model, device.queue_size()).without(withheld);
-        let transport = if device.doorbell() == Doorbell::Posted {
-            transport.with_late_acks()
-        } else {
-            transport
-        };
         let rings = rings(device, &mut ring_pages);
-        let transport = if rings.is_some() {
-            let platform = Features::ACCESS_PLATFORM;
-            transport.with(platform).requiring(platform)
-        } else {
-            transport
+        let sources = Sources {
+            module,
+            vbds,
+            networks: &table.networks,
+            storage: inheritance.as_mut().and_then(|it| it.take_disk(slot)),
         };
-        let place = table.slots.get_mut(slot.index());
-        if let Some(place) = place {
-            *place = Some(Box::new(Device {
-                transport,
-                slot,
-                signal: Signal::new(device.interrupt(description.target_type)),
-                doorbell: device.doorbell(),
-                window: device.window(slot),
-                rings,
-                ports: Vec::new(),
-                poller: (device.doorbell() == Doorbell::Polled).then(Poller::new),
-                network: (device.kind() == DeviceType::Net).then(|| device.backend()),
-            }));
+        let made = make(description.target_type, slot, device, sources, rings)
+            .map_err(|error| format!("device {slot}: {error}"))?;
+        if let Some(place) = table.slots.get_mut(slot.index()) {
+            *place = Some(made);
         }
     }
     Ok(table)
+}
+
+/// What may be behind a device.
+struct Sources<'a> {
+    /// What the toolstack loaded.
+    module: Option<&'a Range<u64>>,
+    /// Disks that other domains serve.
+    vbds: &'a Vbds,
+    networks: &'a [Network],
+    /// The memory of this very disk: prepared, or with what another driver domain has stored.
+    storage: Option<Storage>,
+}
+
+/// Makes one device.
+fn make(
+    guest: TargetType,
+    slot: SlotIndex,
+    device: &DeviceDescription,
+    sources: Sources<'_>,
+    rings: Option<Rings>,
+) -> Result<Box<Device>, String> {
+    let model = match device.kind() {
+        DeviceType::Blk => disk(slot, device, sources).map(|disk| Model::Disk(Box::new(disk))),
+        DeviceType::Net => port(device, sources.networks).map(Model::Net),
+        DeviceType::Rng => entropy::device(device).map(|rng| Model::Rng(Box::new(rng))),
+        DeviceType::Console => {
+            let names = device.ports().iter().cloned();
+            Ok(Model::Console(Box::new(ConsoleDevice::new(names))))
+        }
+    }?;
+    let mut withheld = Features::empty();
+    withheld.set(Features::RING_PACKED, !device.packed());
+    if !device.offloads() {
+        withheld |= Features::from_bits_retain(NetFeatures::OFFLOADS.bits());
+    }
+    let transport = MmioTransport::new(model, device.queue_size()).without(withheld);
+    let transport = if device.doorbell() == Doorbell::Posted {
+        transport.with_late_acks()
+    } else {
+        transport
+    };
+    let transport = if rings.is_some() {
+        let platform = Features::ACCESS_PLATFORM;
+        transport.with(platform).requiring(platform)
+    } else {
+        transport
+    };
+    Ok(Box::new(Device {
+        transport,
+        slot,
+        signal: Signal::new(device.interrupt(guest)),
+        doorbell: device.doorbell(),
+        window: device.window(slot),
+        rings,
+        ports: Vec::new(),
+        poller: (device.doorbell() == Doorbell::Polled).then(Poller::new),
+        network: (device.kind() == DeviceType::Net).then(|| device.backend()),
+        departed: false,
+    }))
 }
 
 /// The rings of a device whose driver grants memory, behind `pages` of other devices.
@@ -185,12 +214,13 @@ fn rings(device: &DeviceDescription, pages: &mut u32) -> Option<Rings> {
     })
 }
 
-fn disk(
-    slot: SlotIndex,
-    device: &DeviceDescription,
-    (module, stored): (Option<&Range<u64>>, Option<Storage>),
-    vbds: &Vbds,
-) -> Result<Disk, String> {
+fn disk(slot: SlotIndex, device: &DeviceDescription, sources: Sources<'_>) -> Result<Disk, String> {
+    let Sources {
+        module,
+        vbds,
+        storage,
+        ..
+    } = sources;
     let serial = device.serial().unwrap_or("").as_bytes();
     let storage = match device.backend() {
         Backend::Module => {
@@ -200,13 +230,10 @@ fn disk(
             )?;
             Storage::of_module(range)
         }
-        Backend::Ram(size) => stored.map_or_else(|| Storage::allocate(size.bytes()), Ok).map_err(|_| {
-            format!(
-                "a disk of {} MiB does not fit: {} MiB are free; raise memory= of the driver domain",
-                size.bytes() >> 20,
-                frames::free_bytes() >> 20
-            )
-        })?,
+        Backend::Ram(size) => match storage {
+            Some(storage) => storage,
+            None => Storage::allocate(size.bytes()).map_err(|_| does_not_fit(size.bytes()))?,
+        },
         Backend::Vbd(name) => {
             let disk = vbds.disk(slot);
             let disk = disk.ok_or_else(|| format!("disk {name} is not connected"))?;
@@ -225,6 +252,14 @@ fn disk(
     let geometry = Geometry::of_blocks(device.block_size().bytes());
     let disk = BlockDevice::new(RamDisk::new(storage), geometry, serial, device.readonly());
     Ok(Disk::Ram(disk.with_queues(device.queues())))
+}
+
+fn does_not_fit(bytes: u64) -> String {
+    format!(
+        "a disk of {} MiB does not fit: {} MiB are free; raise memory= of the driver domain",
+        bytes >> 20,
+        frames::free_bytes() >> 20
+    )
 }
 
 /// One network without an uplink, and one for each interface that another domain serves.
@@ -417,6 +452,9 @@ impl DeviceTable {
         f: impl FnOnce(&mut ConsoleDevice) -> R,
     ) -> Option<R> {
         let device = self.slots.get_mut(slot.index())?.as_mut()?;
+        if device.departed {
+            return None;
+        }
         let result = f(device.transport.device_mut().console_mut()?);
         if device.take_wakes() {
             events::mark(Happened::WORK);
@@ -467,7 +505,7 @@ impl DeviceTable {
             let Some(Some(device)) = self.slots.get_mut(index) else {
                 continue;
             };
-            if device.network == Some(backend) {
+            if device.network == Some(backend) && !device.departed {
                 device.transport.reconfigure(|model| model.set_link(up));
                 self.settle(index);
             }
@@ -680,6 +718,11 @@ impl Device {
     /// How it is kicked.
     pub fn doorbell(&self) -> Doorbell {
         self.doorbell
+    }
+
+    /// How it interrupts.
+    pub fn interrupt(&self) -> Interrupt {
+        self.signal.kind()
     }
 
     /// The slot it is in.

@@ -43,13 +43,40 @@ impl Storage {
     /// # Errors
     /// There is not so much in one piece.
     pub fn allocate(bytes: u64) -> Result<Self, frames::OutOfMemory> {
-        let mut storage = Self {
+        let mut storage = Self::allocate_dirty(bytes)?;
+        storage.as_mut().fill(0);
+        Ok(storage)
+    }
+
+    /// Fresh memory with whatever was in it, which nobody may see before it is zeroed: by [`Storage::zero`], piece by piece.
+    ///
+    /// # Errors
+    /// There is not so much in one piece.
+    pub fn allocate_dirty(bytes: u64) -> Result<Self, frames::OutOfMemory> {
+        Ok(Self {
             start: frames::allocate(bytes.div_ceil(FRAME), 1, false)?,
             len: bytes,
             allocated: true,
-        };
-        storage.as_mut().fill(0);
-        Ok(storage)
+        })
+    }
+
+    /// Zeroes a piece that begins there. Returns where it ends; `None` if that was the last one.
+    pub fn zero(&mut self, from: u64, piece: u64) -> Option<u64> {
+        let end = from.saturating_add(piece).min(self.len);
+        if let Some(bytes) = self.as_mut().get_mut(from as usize..end as usize) {
+            bytes.fill(0);
+        }
+        (end < self.len).then_some(end)
+    }
+
+    /// No memory at all.
+    fn none() -> Self {
+        Self {
+            // A slice needs an address all the same.
+            start: FRAME,
+            len: 0,
+            allocated: false,
+        }
     }
 
     /// Where it is.
@@ -101,6 +128,17 @@ impl Disk {
         match self {
             Self::Ram(disk) => Some(disk.backend().storage().range()),
             Self::Vbd(_) => None,
+        }
+    }
+
+    /// Takes away what is behind it: it has no sectors then, and every request fails. A disk of another domain is taken away
+    /// by whoever has its connection. `keep` is for memory that others may still name.
+    pub fn depart(&mut self, keep: bool) {
+        if let Self::Ram(disk) = self {
+            let old = core::mem::replace(disk.backend_mut(), RamDisk::new(Storage::none()));
+            if keep {
+                core::mem::forget(old);
+            }
         }
     }
 

@@ -3,7 +3,8 @@
 //! In the order of a guest's life: [`attach`] takes it over or leaves everything as it was, [`slots`] has the ioreq server
 //! and [`pages`] its pages, [`devices`] serves registers and queues in the main loop, [`model`] is what kinds of devices there are,
 //! [`disk`] and [`entropy`] what is behind them, [`signal`] interrupts
-//! the guest, [`inheritance`] is what another driver domain has left, [`bus`] connects a PVH guest's drivers, and [`will`] is what this one
+//! the guest, [`inheritance`] is what another driver domain has left, [`bus`] connects a PVH guest's drivers, [`hotplug`] has
+//! devices come and go, and [`will`] is what this one
 //! leaves when it crashes. What needs no pointer is in `vd_kernel_core::server`.
 
 pub mod attach;
@@ -11,6 +12,7 @@ pub mod bus;
 pub mod devices;
 pub mod disk;
 pub mod entropy;
+pub mod hotplug;
 pub mod inheritance;
 pub mod model;
 mod pages;

@@ -66,6 +66,24 @@ impl Model {
         }
     }
 
+    /// Takes away what is behind it, though its driver has not let it go: a disk has nothing any more, and every request fails;
+    /// a link goes down. A console's output goes nowhere, as with nobody there. Behind an entropy device is nothing that
+    /// could be taken away. `keep` is for memory that others may still name.
+    pub fn depart(&mut self, keep: bool) {
+        match self {
+            Self::Disk(disk) => disk.depart(keep),
+            Self::Net(port) => port.set_link(false),
+            Self::Rng(_) | Self::Console(_) => {}
+        }
+    }
+
+    /// It is not used any more by anybody.
+    pub fn leave(&mut self) {
+        if let Self::Net(port) = self {
+            port.leave();
+        }
+    }
+
     /// The entropy device, if it is one.
     pub fn rng_mut(&mut self) -> Option<&mut EntropyDevice<Cpu>> {
         match self {

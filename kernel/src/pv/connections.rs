@@ -21,11 +21,24 @@ use crate::xen::time;
 /// Lines that a back end may make this domain log at once; then one a second.
 const LINES: u32 = 20;
 
+/// Nanoseconds that a back end has to let go of a device while others go on.
+const RETIRING: u64 = 3_000_000_000;
+
 /// What is done for a connection, and when.
 pub struct Duty {
     pub control: Control,
     pub attention: Attention,
     pub log: Log,
+    /// It is closed for good, while others go on.
+    retiring: Option<Retiring>,
+}
+
+/// A connection that is closed for good.
+struct Retiring {
+    /// When nobody waits for the back end any more.
+    deadline: u64,
+    /// Its device is gone, and does not take what ends.
+    orphan: bool,
 }
 
 /// Limits what a back end can make this domain log, which can do what it does again and again.
@@ -55,6 +68,7 @@ impl Duty {
             control,
             attention: Attention::new(patience),
             log: Log(RateLimiter::new(LINES, 1)),
+            retiring: None,
         })
     }
 }
@@ -72,6 +86,12 @@ pub trait Connection {
 
     /// There has been no back end for as long as its users wait.
     fn give_up(&mut self);
+
+    /// Nobody takes what has ended, or will.
+    fn forget_ended(&mut self) {}
+
+    /// Whoever still waits for it waits in vain.
+    fn abandon(&mut self) {}
 
     /// Looks at what xenstore has of it.
     fn look(&mut self, store: &mut Store);
@@ -95,9 +115,27 @@ impl<C: Connection> Connections<C> {
         self.0.push(connection);
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// All of them.
     pub fn entries(&self) -> core::slice::Iter<'_, C> {
         self.0.iter()
+    }
+
+    /// The first such one is not used any more: it is closed in good order, as far as its back end lets it be, and
+    /// forgotten. `orphan` if its device is gone. What the device asks for meanwhile and afterwards fails.
+    pub fn retire(&mut self, is_it: impl Fn(&C) -> bool, orphan: bool) {
+        let Some(entry) = self.0.iter_mut().find(|entry| is_it(entry)) else {
+            return;
+        };
+        let deadline = time::now().saturating_add(RETIRING);
+        let duty = entry.duty();
+        let retiring = duty.retiring.get_or_insert(Retiring { deadline, orphan });
+        retiring.orphan |= orphan;
+        duty.attention.note();
     }
 
     /// Takes note of a watch event.
@@ -131,6 +169,11 @@ impl<C: Connection> Connections<C> {
     pub fn tick(&mut self) -> bool {
         let now = time::now();
         for entry in &mut self.0 {
+            if entry.duty().retiring.is_some() {
+                // No event tells that the back end has let go.
+                entry.duty().attention.note();
+                continue;
+            }
             let standing = standing(entry);
             if entry.duty().attention.tick(now, standing) {
                 entry.give_up();
@@ -152,16 +195,41 @@ impl<C: Connection> Connections<C> {
     /// Looks after one connection that is due. Returns whether it has waited for xenstored.
     pub fn service(&mut self, store: &mut Store) -> bool {
         let now = time::now();
-        let mut entries = self.0.iter_mut();
-        let due = entries.find_map(|entry| entry.duty().attention.begin(now).then_some(entry));
-        due.map(|entry| entry.look(store)).is_some()
+        let mut duties = self.0.iter_mut().map(C::duty);
+        let Some(at) = duties.position(|duty| duty.attention.begin(now)) else {
+            return false;
+        };
+        let Some(entry) = self.0.get_mut(at) else {
+            return false;
+        };
+        if entry.duty().retiring.is_none() {
+            entry.look(store);
+        } else if go_on_retiring(entry, store, now) {
+            entry.abandon();
+            entry.duty().control.unwatch(store);
+            self.0.swap_remove(at);
+        }
+        true
     }
 
     /// Goes on with closing all connections. Returns whether all back ends have let go.
     pub fn shut_down(&mut self, store: &mut Store) -> bool {
         let entries = self.0.iter_mut();
-        entries.fold(true, |done, entry| entry.shut_down(store) & done)
+        entries.fold(true, |done, entry| {
+            entry.forget_ended();
+            entry.shut_down(store) & done
+        })
     }
+}
+
+/// Goes on with closing one connection. Returns whether that is over.
+fn go_on_retiring<C: Connection>(entry: &mut C, store: &mut Store, now: u64) -> bool {
+    let retiring = entry.duty().retiring.as_ref();
+    let (orphan, late) = retiring.map_or((true, true), |it| (it.orphan, now >= it.deadline));
+    if orphan {
+        entry.forget_ended();
+    }
+    entry.shut_down(store) || late
 }
 
 fn standing<C: Connection>(entry: &mut C) -> Standing {

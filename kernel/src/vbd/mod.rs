@@ -47,35 +47,61 @@ impl Vbds {
         if wanted == 0 {
             return Ok(());
         }
-        let there = vbd::devices(store).map_err(|error| format!("looking for disks: {error}"))?;
         for (slot, name) in description.devices.vbds() {
-            let what = format_args!("disk {name}");
             // A ring serves one or more of the device's queues.
             let queues = description
                 .devices
                 .get(slot)
                 .map_or(1, DeviceDescription::queues);
-            if !there.contains(&name.number()) {
-                let there = there.iter().map(|&number| in_words(number));
-                return Err(missing(slot, what, there, ("vdom_disk", "disk")));
-            }
-            let config = shared::config(name.number(), queues, wanted);
-            let disk = Pages::new(Served::Disk(slot), config.pages())
-                .ok()
-                .and_then(|pages| Disk::new(pages, config))
-                .ok_or_else(|| no_memory(slot, what, config.pages()))?;
-            let control = Vbd::of::<Disk<Pages>>(name.number());
-            let duty = Duty::begin(control, store, u64::from(wait) * 1_000_000_000)
-                .map_err(|error| format!("device {slot}: watching {what}: {error}"))?;
-            self.push(Entry {
-                slot,
-                name,
-                disk: Shared::new(disk),
-                duty,
-                trouble: None,
-            });
+            self.open_one(store, (slot, name), (queues, wanted), wait)?;
         }
         Ok(())
+    }
+
+    /// Begins to connect one disk, for so many queues, where there are `disks` disks.
+    ///
+    /// # Errors
+    /// What is wrong and what to do, for the operator.
+    pub fn open_one(
+        &mut self,
+        store: &mut Store,
+        (slot, name): (SlotIndex, VirtualDisk),
+        (queues, disks): (u16, usize),
+        wait: u32,
+    ) -> Result<(), String> {
+        let what = format_args!("disk {name}");
+        let there = vbd::devices(store).map_err(|error| format!("looking for disks: {error}"))?;
+        if !there.contains(&name.number()) {
+            let there = there.iter().map(|&number| in_words(number));
+            return Err(missing(slot, what, there, ("vdom_disk", "disk")));
+        }
+        let config = shared::config(name.number(), queues, disks);
+        let disk = Pages::new(Served::Disk(slot), config.pages())
+            .ok()
+            .and_then(|pages| Disk::new(pages, config))
+            .ok_or_else(|| no_memory(slot, what, config.pages()))?;
+        let control = Vbd::of::<Disk<Pages>>(name.number());
+        let duty = Duty::begin(control, store, u64::from(wait) * 1_000_000_000)
+            .map_err(|error| format!("device {slot}: watching {what}: {error}"))?;
+        self.push(Entry {
+            slot,
+            name,
+            disk: Shared::new(disk),
+            duty,
+            trouble: None,
+        });
+        Ok(())
+    }
+
+    /// Whether the disk of the device in a slot can be used, if it has one.
+    pub fn is_connected(&self, slot: SlotIndex) -> bool {
+        let mut entries = self.entries().filter(|entry| entry.slot == slot);
+        entries.all(|entry| entry.disk.get().is_open())
+    }
+
+    /// The disk of the device in a slot is not used any more: see [`Connections::retire`].
+    pub fn retire_disk(&mut self, slot: SlotIndex, orphan: bool) {
+        self.retire(|entry| entry.slot == slot, orphan);
     }
 
     /// The disk of the device in a slot.
@@ -127,6 +153,14 @@ impl Connection for Entry {
             self.slot,
             self.name
         );
+        self.abandon();
+    }
+
+    fn forget_ended(&mut self) {
+        self.disk.forget_ended();
+    }
+
+    fn abandon(&mut self) {
         self.disk.get_mut().give_up();
     }
 
@@ -151,7 +185,6 @@ impl Connection for Entry {
     }
 
     fn shut_down(&mut self, store: &mut Store) -> bool {
-        self.disk.forget_ended();
         let (slot, name) = (self.slot, self.name);
         let log = &mut self.duty.log;
         let mut notice = |notice| tell(log, slot, name, &notice);

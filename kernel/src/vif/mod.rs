@@ -10,7 +10,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use vd_config::VirtualInterface;
+use vd_config::{SlotIndex, VirtualInterface};
 use vd_kernel_core::description::Description;
 use vd_net::{Mac, Switch};
 use vd_netif::{PAGES, Uplink, Vif};
@@ -53,6 +53,11 @@ impl Shared {
     /// Whether it has something to do that no event says.
     pub fn is_due(&self) -> bool {
         self.uplink.borrow().is_due()
+    }
+
+    /// Whether the link is up.
+    pub fn is_up(&self) -> bool {
+        self.uplink.borrow().is_up()
     }
 
     /// Whether the link is up, if that has changed.
@@ -106,37 +111,52 @@ impl Vifs {
     /// # Errors
     /// What is wrong and what to do, for the operator.
     pub fn open(&mut self, store: &mut Store, description: &Description) -> Result<(), String> {
-        if description.devices.vifs().next().is_none() {
-            return Ok(());
+        for (slot, vif) in description.devices.uplinks() {
+            self.open_one(store, slot, vif)?;
+        }
+        Ok(())
+    }
+
+    /// Begins to connect one interface, unless it is there already. Gives it, if it is a new one.
+    ///
+    /// # Errors
+    /// What is wrong and what to do, for the operator.
+    pub fn open_one(
+        &mut self,
+        store: &mut Store,
+        slot: SlotIndex,
+        vif: VirtualInterface,
+    ) -> Result<Option<&Shared>, String> {
+        if self.iter().any(|shared| shared.vif() == vif) {
+            return Ok(None);
         }
         let there = control::devices(store, "vif")
             .map_err(|error| format!("looking for network interfaces: {error}"))?;
-        for (index, (slot, vif)) in description.devices.uplinks().enumerate() {
-            let what = format_args!("network interface {vif}");
-            if !there.contains(&vif.number().into()) {
-                return Err(missing(slot, what, &there, ("vdom_network", "vif")));
-            }
-            let interface = Pages::new(Served::Vif(vif, index), PAGES)
-                .ok()
-                .and_then(Vif::new)
-                .ok_or_else(|| no_memory(slot, what, PAGES))?;
-            let switch = Rc::default();
-            let uplink = Uplink::new(vif.number().into(), interface, &switch)
-                .map_err(|error| format!("device {slot}: {what}: {error}"))?;
-            let control = Control::of::<Uplink<Pages>>(vif.number().into());
-            let duty = Duty::begin(control, store, PATIENCE)
-                .map_err(|error| format!("device {slot}: watching {what}: {error}"))?;
-            self.push(Entry {
-                shared: Shared {
-                    vif,
-                    index,
-                    switch,
-                    uplink: Rc::new(RefCell::new(uplink)),
-                },
-                duty,
-            });
+        let index = self.len();
+        let what = format_args!("network interface {vif}");
+        if !there.contains(&vif.number().into()) {
+            return Err(missing(slot, what, &there, ("vdom_network", "vif")));
         }
-        Ok(())
+        let interface = Pages::new(Served::Vif(vif, index), PAGES)
+            .ok()
+            .and_then(Vif::new)
+            .ok_or_else(|| no_memory(slot, what, PAGES))?;
+        let switch = Rc::default();
+        let uplink = Uplink::new(vif.number().into(), interface, &switch)
+            .map_err(|error| format!("device {slot}: {what}: {error}"))?;
+        let control = Control::of::<Uplink<Pages>>(vif.number().into());
+        let duty = Duty::begin(control, store, PATIENCE)
+            .map_err(|error| format!("device {slot}: watching {what}: {error}"))?;
+        self.push(Entry {
+            shared: Shared {
+                vif,
+                index,
+                switch,
+                uplink: Rc::new(RefCell::new(uplink)),
+            },
+            duty,
+        });
+        Ok(self.iter().last())
     }
 
     /// All of them.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use vd_config::xenbus::{self, BackendPath, BusState, FrontendPath};
-use vd_config::{Devices, SlotIndex, State, TargetType, keys};
+use vd_config::{DeviceDescription, Devices, SlotIndex, State, TargetType, keys};
 
 use crate::failure::{At, Failure, Trouble};
 use crate::host::{Change, Domain, Host, node};
+use crate::nodes::{self, Nodes};
 use crate::rollback::{Rollback, Undo};
 
 /// The node with the guest's port by which libxl would ask it to suspend, if there is one. Its value is a port that nobody
@@ -48,6 +48,8 @@ pub(crate) fn attach(
     timeout: Duration,
 ) -> Result<(), Failure> {
     let host = &mut *rollback.host;
+    // Before what cannot be taken back.
+    let (mut changes, paths) = missing_nodes(host, driver, guest, devices)?;
     host.report.step(
         &driver.name,
         &format!("set_target: power over domain {}", guest.id),
@@ -59,10 +61,6 @@ pub(crate) fn attach(
         &driver.name,
         &format!("describing {} device(s) in xenstore", devices.len()),
     );
-    let mut changes = match kind {
-        TargetType::Hvm => Vec::new(),
-        TargetType::Pvh => xenbus_devices(driver.id, guest.id, devices),
-    };
     changes.extend(description(driver.id, guest.id, kind, devices));
     let suspend = node(guest.id, SUSPEND);
     let before = host
@@ -87,16 +85,10 @@ pub(crate) fn attach(
             paths: vec![suspend],
         },
     });
-    if kind == TargetType::Pvh {
+    if !paths.is_empty() {
         rollback.push(Undo::RemoveNodes {
             domain: driver.name.clone(),
-            paths: devices
-                .iter()
-                .flat_map(|(slot, _)| {
-                    let (frontend, backend) = xenbus_paths(driver.id, guest.id, slot);
-                    [frontend, backend]
-                })
-                .collect(),
+            paths,
         });
     }
     let written = [
@@ -130,70 +122,45 @@ pub(crate) fn description(
         write(keys::TARGET_TYPE, kind.as_str().into()),
     ];
     for (slot, device) in devices.iter() {
-        let infallible = device.write_pairs::<std::convert::Infallible>(|key, value| {
-            changes.push(write(
-                &format!("{}/{slot}/{key}", keys::DEVICE),
-                value.to_string(),
-            ));
-            Ok(())
-        });
-        let Ok(()) = infallible;
+        changes.extend(describe(driver, slot, device));
     }
     changes.push(write(keys::COMMIT, keys::COMMIT_VALUE.into()));
     changes
 }
 
-/// Directories of the front end and of the back end.
-fn xenbus_paths(driver: u16, guest: u16, slot: SlotIndex) -> (String, String) {
-    let backend = BackendPath {
-        driver: Some(driver),
-        guest,
-        slot,
-    };
-    (
-        FrontendPath { guest, slot }.to_string(),
-        backend.to_string(),
-    )
+/// What has to be there of one device.
+pub(crate) fn describe(driver: u16, slot: SlotIndex, device: &DeviceDescription) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let infallible = device.write_pairs::<std::convert::Infallible>(|key, value| {
+        changes.push(Change::Write {
+            path: node(driver, &format!("{}/{slot}/{key}", keys::DEVICE)),
+            value: value.to_string(),
+        });
+        Ok(())
+    });
+    let Ok(()) = infallible;
+    changes
 }
 
-/// What a guest without ACPI finds the devices by. Each end owns its directory and may read the other's.
-fn xenbus_devices(driver: u16, guest: u16, devices: &Devices) -> Vec<Change> {
-    let mut changes = Vec::new();
-    for (slot, _) in devices.iter() {
-        let (frontend, backend) = xenbus_paths(driver, guest, slot);
-        let initialising = BusState::Initialising.as_str();
-        for (path, (owner, reader), pairs) in [
-            (
-                &backend,
-                (driver, guest),
-                [
-                    (xenbus::FRONTEND, frontend.clone()),
-                    (xenbus::FRONTEND_ID, guest.to_string()),
-                    (xenbus::STATE, initialising.to_owned()),
-                ],
-            ),
-            (
-                &frontend,
-                (guest, driver),
-                [
-                    (xenbus::BACKEND, backend.clone()),
-                    (xenbus::BACKEND_ID, driver.to_string()),
-                    (xenbus::STATE, initialising.to_owned()),
-                ],
-            ),
-        ] {
-            changes.push(Change::Directory {
-                path: path.clone(),
-                owner,
-                reader,
-            });
-            changes.extend(pairs.map(|(key, value)| Change::Write {
-                path: format!("{path}/{key}"),
-                value,
-            }));
+/// The nodes of all devices that xl has not made, and where they are.
+fn missing_nodes(
+    host: &mut Host,
+    driver: &Domain,
+    guest: &Domain,
+    devices: &Devices,
+) -> Result<(Vec<Change>, Vec<String>), Failure> {
+    const STEP: &str = "describe devices";
+    let has_libxl = nodes::is_libxls(host, guest.id).at(&guest.name, STEP)?;
+    let (mut changes, mut paths) = (Vec::new(), Vec::new());
+    for (slot, device) in devices.iter() {
+        let nodes = Nodes::of(driver.id, guest.id, slot);
+        let there = nodes.are_there(host, device);
+        if !there.at(&format!("{}, slot {slot}", guest.name), STEP)? {
+            changes.extend(nodes.make(device, has_libxl));
+            paths.extend(nodes.paths());
         }
     }
-    changes
+    Ok((changes, paths))
 }
 
 /// Waits for the state "ready".
@@ -307,7 +274,11 @@ pub(crate) fn run(
 }
 
 /// Every device that wants a disk of the driver domain finds it there.
-fn check_disks(host: &mut Host, driver: &Domain, devices: &Devices) -> Result<(), Failure> {
+pub(crate) fn check_disks(
+    host: &mut Host,
+    driver: &Domain,
+    devices: &Devices,
+) -> Result<(), Failure> {
     const STEP: &str = "check devices";
     for (slot, disk) in devices.vbds() {
         let path = node(driver.id, &format!("device/vbd/{}/backend", disk.number()));
@@ -326,7 +297,11 @@ fn check_disks(host: &mut Host, driver: &Domain, devices: &Devices) -> Result<()
 }
 
 /// Every device that wants a network interface of the driver domain finds it there.
-fn check_networks(host: &mut Host, driver: &Domain, devices: &Devices) -> Result<(), Failure> {
+pub(crate) fn check_networks(
+    host: &mut Host,
+    driver: &Domain,
+    devices: &Devices,
+) -> Result<(), Failure> {
     const STEP: &str = "check devices";
     for (slot, vif) in devices.uplinks() {
         let path = node(driver.id, &format!("device/vif/{vif}/backend"));

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use vd_config::SlotIndex;
 
 const ABOUT: &str = "Gives a Xen HVM guest virtio devices that a driver domain serves.";
 
@@ -25,11 +26,12 @@ GUEST.cfg is an ordinary xl configuration (type = \"hvm\") with keys that xl ign
   vdom_ramdisk = \"disk.img\"          the disk image behind backend=module
   vdom_disk    = [ \"...\", ... ]      the driver domain's disks, in the words of xl's disk=
   vdom_network = [ \"...\", ... ]      the driver domain's network interfaces, in the words of xl's vif=
+  vdom_reserve = MEBIBYTES           the driver domain's memory for devices attached later
   vdom_image   = \"PATH\"              the driver domain's image
                                      (default: /usr/lib/virtio-domain/virtio-domain)
   vdom_cmdline = \"log=debug\"         the driver domain's command line
   vdom_name    = \"NAME\"              its name (default: the guest's with -vd)
-  vdom_driver  = \"driver.cfg\"        its xl configuration, instead of the six above
+  vdom_driver  = \"driver.cfg\"        its xl configuration, instead of the seven above
 Paths are relative to the directory of GUEST.cfg.
 
 A DEVICE is a list of key=value, separated by commas:
@@ -58,6 +60,13 @@ const ATTACH_MORE: &str = "\
 For toolstacks other than xl. Create the driver domain (PVH, altp2m and nested virtualization off,
 enough shadow memory) and the guest (HVM, with the table of `vdom ssdt` as its acpi_firmware,
 paused), then attach, then let the guest run. A driver domain serves one guest for its whole life.";
+
+const DEVICE_MORE: &str = "\
+A slot without a device is a placeholder in the guest, which its driver has passed by. When a device is there, and
+nothing before, a Linux guest takes slot N (two hexadecimal digits) by
+  echo LNRO0005:0N > /sys/bus/platform/drivers/virtio-mmio/bind
+and lets it go by writing the same to unbind, which is to be done before it is detached. A disk or network
+interface behind it is given to the driver domain before: xl block-attach, xl network-attach.";
 
 const CONSOLE_MORE: &str = "\
 The driver domain passes everything on over its own console, which one program at a time can have.
@@ -116,6 +125,31 @@ pub(crate) enum Command {
         devices: Vec<String>,
         #[command(flatten)]
         timeout: Timeout,
+    },
+    /// Attach another device to a running guest
+    #[command(after_help = DEVICE_MORE)]
+    DeviceAttach {
+        /// Guest or driver domain: name or id
+        domain: String,
+        /// The device, as in vdom_devices
+        device: String,
+        #[command(flatten)]
+        timeout: Timeout,
+    },
+    /// Detach a device from a running guest
+    #[command(after_help = DEVICE_MORE)]
+    DeviceDetach {
+        /// Guest or driver domain: name or id
+        domain: String,
+        /// The device's slot
+        #[arg(value_parser = slot)]
+        slot: SlotIndex,
+        /// Take it away although the guest uses it: what the guest asks of it fails
+        #[arg(short, long)]
+        force: bool,
+        /// Time that the guest's driver has to let it go
+        #[arg(short, long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+        timeout: u16,
     },
     /// List guests with their driver domains
     List,
@@ -201,6 +235,10 @@ fn setting(text: &str) -> Result<String, String> {
     } else {
         Err("a setting has the form KEY=VALUE".into())
     }
+}
+
+fn slot(text: &str) -> Result<SlotIndex, String> {
+    SlotIndex::parse(text.as_bytes()).map_err(|error| error.to_string())
 }
 
 fn size(text: &str) -> Result<(u16, u16), String> {

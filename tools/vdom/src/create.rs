@@ -14,6 +14,7 @@ use crate::host::{Domain, Host};
 use crate::rollback::{Rollback, Undo};
 use crate::rundir::RunDir;
 use crate::ssdt;
+use crate::virtio;
 
 /// What is to be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,7 @@ pub(crate) fn plan(path: &Path, overrides: &[String]) -> Result<Plan, Failure> {
     let mut guest = Guest::from_config(&config, path, overrides).at(&name, STEP)?;
     guest.text = text;
     let driver = Driver::for_guest(&guest).at(&name, "check driver domain")?;
+    guest.virtio = virtio::setting(&config, &guest.devices, &driver.name).at(&name, STEP)?;
     Ok(Plan { guest, driver })
 }
 
@@ -207,6 +209,7 @@ fn create_guest(
         let table = table.display().to_string();
         overrides.push(format!("acpi_firmware={}", crate::driver::quote(&table)));
     }
+    overrides.extend(guest.virtio.clone());
     create(rollback, &guest.name, config, &overrides, "create guest")
 }
 

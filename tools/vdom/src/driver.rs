@@ -44,6 +44,8 @@ pub(crate) enum Source {
 struct Needs<'a> {
     devices: &'a Devices,
     guest_mib: u64,
+    /// For devices that come later.
+    reserve_mib: u64,
 }
 
 impl Driver {
@@ -52,6 +54,7 @@ impl Driver {
         let needs = Needs {
             devices: &guest.devices,
             guest_mib: guest.memory_mib,
+            reserve_mib: guest.reserve_mib,
         };
         let driver = match &guest.driver {
             DriverSource::Generated {
@@ -300,7 +303,9 @@ impl Needs<'_> {
                 | Backend::Vif(_) => None,
             });
         let uplinks = self.devices.uplinks().count();
-        memory_mib(disks, module, uplinks).ok_or_else(|| {
+        let memory = memory_mib(disks, module, uplinks);
+        let memory = memory.and_then(|it| it.checked_add(self.reserve_mib));
+        memory.ok_or_else(|| {
             Trouble::new(
                 "the disks are larger than any domain, or the module does not fit below 4 GiB",
                 "make them smaller",

@@ -73,6 +73,10 @@ pub(crate) struct World {
     pub(crate) lives_on: bool,
     /// It does so without taking any time.
     pub(crate) at_once: bool,
+    /// The driver domain attaches no device while its guest runs, and says this.
+    pub(crate) refuses: Option<&'static str>,
+    /// The guest's driver lets no device go.
+    pub(crate) clings: bool,
     /// A driver domain powers off by itself after its guest has gone.
     pub(crate) drivers_end: bool,
     /// A driver domain that is to take the place of another one fails when it is told this.
@@ -249,6 +253,69 @@ impl World {
         }
     }
 
+    /// What xl does with an entry of `virtio=`.
+    fn add_virtio(&mut self, guest: u16, number: usize, entry: &str) {
+        let items: Vec<&str> = entry.split(',').map(str::trim).collect();
+        let item = |key: &str| items.iter().find_map(|item| item.strip_prefix(key));
+        let name = item("backend=").unwrap();
+        let found = self.state.domains.iter().find(|(_, it)| it.name == name);
+        let driver = *found.expect("xl wants the back end to be there").0;
+        let kind = items.iter().position(|it| *it == "type=virtio").unwrap();
+        let kind = format!("virtio,{}", items[kind + 1]);
+        let backend = node(driver, &format!("backend/virtio/{guest}/{number}"));
+        let frontend = node(guest, &format!("device/virtio/{number}"));
+        self.state
+            .permissions
+            .insert(backend.clone(), (driver, guest));
+        self.state
+            .permissions
+            .insert(frontend.clone(), (guest, driver));
+        let id = guest.to_string();
+        for (key, value) in [
+            ("frontend", frontend.as_str()),
+            ("frontend-id", &id),
+            ("online", "1"),
+            ("state", "1"),
+            ("type", &kind),
+            ("base", "0"),
+        ] {
+            self.set(&format!("{backend}/{key}"), value);
+        }
+        let id = driver.to_string();
+        for (key, value) in [("backend", &backend), ("backend-id", &id)] {
+            self.set(&format!("{frontend}/{key}"), value);
+        }
+        self.set(&format!("{frontend}/state"), "1");
+        self.set(
+            &format!("/libxl/{guest}/device/virtio/{number}/backend"),
+            &backend,
+        );
+    }
+
+    /// A driver domain that is ready looks at what the toolstack asks for.
+    fn live_devices(&mut self, id: u16) {
+        let below = node(id, "backend/virtio/");
+        let states = self.state.tree.keys();
+        let states = states.filter(|path| path.starts_with(&below) && path.ends_with("/state"));
+        let states: Vec<String> = states.cloned().collect();
+        for path in states {
+            let directory = path.strip_suffix("/state").unwrap();
+            let (guest, slot) = directory[below.len()..].split_once('/').unwrap();
+            let frontend = format!("/local/domain/{guest}/device/virtio/{slot}/state");
+            let forced = !self.state.tree.contains_key(&frontend);
+            let is = |value: &[u8]| self.state.tree[&path] == value;
+            match self.refuses {
+                _ if is(b"5") && (forced || !self.clings) => self.set(&path, "6"),
+                Some(why) if is(b"1") => {
+                    self.set(&path, "6");
+                    self.set(&format!("{directory}/error"), why);
+                }
+                None if is(b"1") => self.set(&path, "2"),
+                _ => {}
+            }
+        }
+    }
+
     fn live_driver(&mut self, id: u16) {
         let Some(domain) = self.state.domains.get(&id) else {
             return;
@@ -273,7 +340,10 @@ impl World {
         ) {
             (_, Behaviour::Silent) => {}
             (false, _) => self.set(&state, "waiting"),
-            (true, Behaviour::Ready) => self.set(&state, "ready"),
+            (true, Behaviour::Ready) => {
+                self.set(&state, "ready");
+                self.live_devices(id);
+            }
             (true, Behaviour::Fails(text)) => {
                 self.set(&state, "failed");
                 self.set(&node(id, keys::STATUS_ERROR), text);
@@ -326,6 +396,10 @@ impl Xl for Fake {
             &format!("/libxl/{id}/type"),
             &text("type").unwrap_or_default(),
         );
+        let virtio = config.get("virtio").map(|list| list.texts().unwrap());
+        for (number, (_, entry)) in virtio.unwrap_or_default().iter().enumerate() {
+            world.add_virtio(id, number, entry);
+        }
         Ok(())
     }
 

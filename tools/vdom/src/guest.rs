@@ -11,13 +11,14 @@ use crate::failure::Trouble;
 use crate::xlcfg::{Config, Setting, SyntaxError};
 
 /// The keys of vdom's own.
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "vdom_devices",
     "vdom_disk",
     "vdom_driver",
     "vdom_image",
     "vdom_network",
     "vdom_ramdisk",
+    "vdom_reserve",
     "vdom_cmdline",
     "vdom_name",
 ];
@@ -89,7 +90,11 @@ pub(crate) struct Guest {
     pub(crate) notes: Vec<String>,
     /// The most memory that the guest can get.
     pub(crate) memory_mib: u64,
+    /// Memory of the driver domain for devices that come later.
+    pub(crate) reserve_mib: u64,
     pub(crate) devices: Devices,
+    /// What xl is told of them, if that is more than what is in its configuration.
+    pub(crate) virtio: Option<String>,
     pub(crate) driver: DriverSource,
 }
 
@@ -148,7 +153,9 @@ impl Guest {
             overrides: overrides.to_vec(),
             notes: Vec::new(),
             memory_mib: memory_mib(config)?,
+            reserve_mib: reserve_mib(config)?,
             devices: devices(config, kind)?,
+            virtio: None,
             kind,
             driver: driver_source(config, path, &name)?,
             name,
@@ -363,6 +370,24 @@ pub(crate) fn memory_mib(config: &Config) -> Result<u64, Trouble> {
     }
 }
 
+fn reserve_mib(config: &Config) -> Result<u64, Trouble> {
+    // A tebibyte.
+    const MOST: u64 = 1 << 20;
+    let Some(setting) = config.get("vdom_reserve") else {
+        return Ok(0);
+    };
+    match setting.number()? {
+        reserve if reserve <= MOST => Ok(reserve),
+        reserve => Err(Trouble::new(
+            format!(
+                "{}: vdom_reserve: {reserve} MiB are too much",
+                setting.place
+            ),
+            "set it to the mebibytes that disks in memory need which are attached later",
+        )),
+    }
+}
+
 fn devices(config: &Config, kind: TargetType) -> Result<Devices, Trouble> {
     const EXAMPLE: &str =
         "add vdom_devices = [ \"type=blk,backend=ram:64M\" ]; or use plain `xl create`";
@@ -416,6 +441,7 @@ fn driver_source(config: &Config, path: &Path, guest: &str) -> Result<DriverSour
             "vdom_ramdisk",
             "vdom_disk",
             "vdom_network",
+            "vdom_reserve",
             "vdom_cmdline",
             "vdom_name",
         ];

@@ -18,7 +18,9 @@ mod failure;
 mod fake;
 mod guest;
 mod host;
+mod hotplug;
 mod list;
+mod nodes;
 mod os;
 mod privcmd;
 mod report;
@@ -30,6 +32,7 @@ mod supervise;
 mod term;
 #[cfg(test)]
 mod testing;
+mod virtio;
 mod xenstore;
 mod xl;
 mod xlcfg;
@@ -94,6 +97,28 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 timeout.duration(),
             )
         }
+        Command::DeviceAttach {
+            domain,
+            device,
+            timeout,
+        } => hotplug::attach(
+            &mut without_xen(verbose)?,
+            &domain,
+            &device,
+            timeout.duration(),
+        ),
+        Command::DeviceDetach {
+            domain,
+            slot,
+            force,
+            timeout,
+        } => hotplug::detach(
+            &mut without_xen(verbose)?,
+            &domain,
+            slot,
+            force,
+            Duration::from_secs(timeout.into()),
+        ),
         Command::List => print(&list::table(&mut without_xen(verbose)?)?),
         Command::Stats { domain } => print(&list::stats(&mut without_xen(verbose)?, &domain)?),
         Command::Console {
@@ -302,6 +327,9 @@ fn check(plan: &create::Plan) {
             "  slot {slot}: {device} (registers {:#x}, {interrupt}{doorbell})",
             device.window(slot)
         );
+    }
+    if let Some(virtio) = &guest.virtio {
+        println!("xl is given: {virtio}");
     }
     match &driver.source {
         driver::Source::Text(text) => println!("the driver domain's configuration:\n{text}"),

@@ -156,6 +156,28 @@ fn a_guest_that_vanishes_is_disconnected_once() {
     assert_eq!(bench.look(), Ok(Step::Nothing));
 }
 
+/// Attack case 37: a state that is none is named, and counts as none.
+#[test]
+fn row37_states_that_make_no_sense() {
+    let huge = "9".repeat(3000);
+    for value in ["0", "9", "-1", "04", "connected", "4 ", huge.as_str()] {
+        let mut bench = Bench::new(Interrupt::EventChannel, Doorbell::Mmio);
+        bench.guest("event-channel", "12");
+        let nonsense = Trouble::Guest("front end: state is no state".into());
+        bench.guest("state", value);
+        assert_eq!(bench.look(), Err(nonsense.clone()), "{value}");
+        assert_eq!(bench.ours("state").as_deref(), Some("2"), "waits as before");
+        bench.initialised().unwrap();
+        bench.link.connected(&mut bench.store).unwrap();
+        bench.guest("state", value);
+        assert_eq!(bench.look(), Ok(Step::Disconnect), "{value}");
+        assert_eq!(bench.look(), Err(nonsense), "{value}");
+        bench.guest("state", "1");
+        assert_eq!(bench.look(), Ok(Step::Nothing));
+        assert_eq!(bench.ours("state").as_deref(), Some("2"), "offered anew");
+    }
+}
+
 #[test]
 fn doorbells_are_taken_if_the_driver_has_made_them() {
     for (made, taken) in [(0, 0), (1, 1), (2, 2), (3, 2)] {

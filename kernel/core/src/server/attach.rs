@@ -50,11 +50,11 @@ pub struct Registers {
 }
 
 /// A range of addresses that the server takes over.
-struct Taken {
-    what: &'static str,
-    space: Space,
-    first: u64,
-    last: u64,
+pub(super) struct Taken {
+    pub(super) what: &'static str,
+    pub(super) space: Space,
+    pub(super) first: u64,
+    pub(super) last: u64,
 }
 
 const WINDOWS: Taken = Taken {
@@ -95,60 +95,78 @@ impl Plan {
     }
 
     /// What is taken over.
-    fn taken(&self) -> impl Iterator<Item = &'static Taken> {
+    pub(super) fn taken(&self) -> impl Iterator<Item = &'static Taken> {
         let posted = self.has(Kind::Posted).then_some(&POSTED_WINDOWS);
         let ports = self.has(Kind::Port).then_some(&PORTS);
         [Some(&WINDOWS), posted, ports].into_iter().flatten()
     }
 
-    /// A doorbell of this guest's.
-    fn doorbell(&self, space: Space, addr: u64, width: DoorbellWidth, matching: Match) -> Doorbell {
+    /// The doorbells of all devices: one for each queue, and one for the device's port if it has one.
+    pub(super) fn doorbells(&self) -> impl Iterator<Item = (DeviceSlot, Doorbell)> {
+        self.devices.iter().flat_map(|device| {
+            let queues = (0..device.queues).map(|queue| self.queue_doorbell(device, queue));
+            let port = (device.doorbell == Kind::Port).then(|| self.port_doorbell(device));
+            let doorbells = queues.chain(port);
+            doorbells.map(|doorbell| (device.slot, doorbell))
+        })
+    }
+
+    fn queue_doorbell(&self, device: &Registers, queue: u16) -> Doorbell {
         Doorbell {
             domain: vd_ioreq::DomId(self.guest.0),
             vcpus: self.vcpus,
-            space,
-            addr,
-            width,
-            matching,
+            space: Space::Memory,
+            addr: device.window.saturating_add(QUEUE_NOTIFY),
+            width: DoorbellWidth::Exactly(Width::Dword),
+            matching: Match::Queue(queue),
             recipient: Recipient {
-                device: 0,
+                device: device.slot.get().into(),
+                queue,
+            },
+        }
+    }
+
+    /// For all queues of a device, written with any width; the whole value is kept.
+    fn port_doorbell(&self, device: &Registers) -> Doorbell {
+        Doorbell {
+            domain: vd_ioreq::DomId(self.guest.0),
+            vcpus: self.vcpus,
+            space: Space::Port,
+            addr: device.slot.doorbell_port().into(),
+            width: DoorbellWidth::Any,
+            matching: Match::Any,
+            recipient: Recipient {
+                device: device.slot.get().into(),
                 queue: ANY_QUEUE,
             },
         }
     }
 
+    /// Takes the ranges into the engine, and the doorbells.
     fn assign(&self, engine: &mut SlotEngine) -> Result<(), String> {
         for taken in self.taken() {
             let added = engine.registers.add(taken.space, taken.first, taken.len());
             added.map_err(|error| format!("{}: {error:?}", taken.what))?;
         }
-        for device in &self.devices {
-            let slot = device.slot;
-            let addr = device.window.saturating_add(QUEUE_NOTIFY);
-            for queue in 0..device.queues {
-                let width = DoorbellWidth::Exactly(Width::Dword);
-                let mut doorbell = self.doorbell(Space::Memory, addr, width, Match::Queue(queue));
-                doorbell.recipient = Recipient {
-                    device: slot.get().into(),
-                    queue,
-                };
-                let assigned = engine.doorbells.assign(&doorbell);
-                assigned.map_err(|error| match error {
-                    DoorbellError::Full => format!(
-                        "device {slot}: all devices together have more than {} queues: give it fewer",
-                        engine.doorbells.capacity()
-                    ),
-                    error => format!("doorbell of device {slot}: {error:?}"),
-                })?;
+        self.add_doorbells(engine)
+    }
+
+    /// Adds all doorbells, or none.
+    pub(super) fn add_doorbells(&self, engine: &mut SlotEngine) -> Result<(), String> {
+        for (number, (slot, doorbell)) in self.doorbells().enumerate() {
+            let Err(error) = engine.doorbells.assign(&doorbell) else {
+                continue;
+            };
+            for (_, earlier) in self.doorbells().take(number) {
+                let _ = engine.doorbells.deassign(&earlier);
             }
-            if device.doorbell == Kind::Port {
-                // For all queues of a device, written with any width; the whole value is kept.
-                let addr = slot.doorbell_port().into();
-                let mut doorbell = self.doorbell(Space::Port, addr, DoorbellWidth::Any, Match::Any);
-                doorbell.recipient.device = slot.get().into();
-                let assigned = engine.doorbells.assign(&doorbell);
-                assigned.map_err(|error| format!("port doorbell of device {slot}: {error:?}"))?;
-            }
+            return Err(match error {
+                DoorbellError::Full => format!(
+                    "device {slot}: all devices together have more than {} queues: give it fewer",
+                    engine.doorbells.capacity()
+                ),
+                error => format!("doorbell of device {slot}: {error:?}"),
+            });
         }
         Ok(())
     }

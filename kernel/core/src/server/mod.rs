@@ -1,8 +1,8 @@
 //! One ioreq server: taken over, served, and given back.
 //!
 //! Three parts of the image share a [`Server`]: the interrupt handler answers doorbells ([`slots`], [`posted`]), the main
-//! loop takes what is left and makes and undoes everything ([`attach`]), and the panic path lets the guest go in an
-//! emergency ([`release`]). [`signal`] is how a device interrupts the guest. What needs a pointer, the interrupt flag or the
+//! loop takes what is left and makes and undoes everything ([`attach`]; [`late`] for devices that come and go), and the
+//! panic path lets the guest go in an emergency ([`release`]). [`signal`] is how a device interrupts the guest. What needs a pointer, the interrupt flag or the
 //! runtime's tables is behind [`Platform`]; the hypercalls, and what is done when one fails, are here, where a test can fail
 //! each of them.
 //!
@@ -26,6 +26,7 @@ use xen_hypercall::{DomId, Errno, EvtchnPort, Hypervisor};
 use crate::handover::Kicks;
 
 pub mod attach;
+pub mod late;
 pub mod posted;
 pub mod release;
 pub mod signal;

@@ -152,7 +152,7 @@ fn a_pvh_guest_gets_xenbus_devices() {
         (format!("{frontend}/state"), "1"),
         (format!("{backend}/frontend"), frontend),
         (format!("{backend}/frontend-id"), "9"),
-        (format!("{backend}/state"), "1"),
+        (format!("{backend}/state"), "2"),
         (node(7, keys::TARGET_TYPE), "pvh"),
     ] {
         assert_eq!(value(&path).as_deref(), Some(expected), "{path}");

@@ -412,3 +412,34 @@ fn a_pvh_guest_is_created_without_a_table_and_finds_its_devices_in_xenstore() {
     let kind = bench.fake.value(&node(driver, keys::TARGET_TYPE));
     assert_eq!(kind.as_deref(), Some("pvh"));
 }
+
+/// xl makes the nodes of the first, and vdom those of the one behind a gap: for libxl there is no difference.
+#[test]
+fn every_device_is_one_of_libxls() {
+    let bench = Bench::new();
+    bench.create().unwrap();
+    let (guest, _) = bench.fake.named("web").unwrap();
+    let (driver, _) = bench.fake.named("web-vd").unwrap();
+    for slot in [0, 5] {
+        let backend = format!("/local/domain/{driver}/backend/virtio/{guest}/{slot}");
+        let frontend = format!("/local/domain/{guest}/device/virtio/{slot}");
+        for (path, value) in [
+            (
+                format!("/libxl/{guest}/device/virtio/{slot}/backend"),
+                backend.as_str(),
+            ),
+            (format!("{frontend}/backend"), &backend),
+            (format!("{backend}/type"), "virtio,device2"),
+            (format!("{backend}/online"), "1"),
+            (format!("{backend}/state"), "2"),
+        ] {
+            assert_eq!(bench.fake.value(&path).as_deref(), Some(value), "{path}");
+        }
+    }
+    let made = |log: &[String]| log.iter().filter(|call| call.starts_with("change")).count();
+    assert_eq!(
+        made(&bench.fake.0.borrow().log),
+        2,
+        "one transaction for all nodes and the description"
+    );
+}

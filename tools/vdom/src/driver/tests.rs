@@ -56,6 +56,16 @@ fn a_generated_configuration_can_be_read_back() {
 }
 
 #[test]
+fn memory_is_reserved_for_devices_that_come_later() {
+    let dir = bench();
+    for (reserve, memory) in [("0", "memory = 17\n"), ("48", "memory = 65\n")] {
+        let more = format!("vdom_image='image'\nvdom_reserve={reserve}");
+        let driver = plan(&dir, &more, "backend=ram:1M").unwrap();
+        assert!(text(&driver).contains(memory), "{}", text(&driver));
+    }
+}
+
+#[test]
 fn disks_are_passed_on_to_xl() {
     let dir = bench();
     let disks = r#"vdom_disk=['/a b\"c,raw,xvda,w', "format=raw,vdev=xvdb,access=ro,target=/d"]"#;

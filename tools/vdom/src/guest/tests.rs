@@ -286,3 +286,14 @@ fn a_guest_that_starts_another_kernel_is_no_case_for_xl() {
     let error = check(&format!("{GOOD}on_crash='soft-reset'"), &[]).unwrap_err();
     assert!(error.what.contains("on_crash"), "{}", error.what);
 }
+
+#[test]
+fn a_reserve_is_a_number_of_mebibytes() {
+    assert_eq!(check(GOOD, &[]).unwrap().reserve_mib, 0);
+    let with = |value: &str| check(&format!("{GOOD}vdom_reserve={value}"), &[]);
+    assert_eq!(with("64").unwrap().reserve_mib, 64);
+    for bad in ["-1", "'64M'", "2000000", "[]"] {
+        assert!(with(bad).is_err(), "{bad}");
+    }
+    assert!(check(&format!("{GOOD}vdom_driver='d.cfg'\nvdom_reserve=1"), &[]).is_err());
+}

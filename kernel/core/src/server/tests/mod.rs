@@ -20,6 +20,7 @@ use super::*;
 use crate::bus::{Answer, Target};
 
 mod attach_and_release;
+mod late;
 mod run;
 
 const GUEST: DomId = DomId(7);
