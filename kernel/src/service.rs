@@ -467,7 +467,7 @@ impl Service {
         what: fn(&mut Hotplug, &mut Store, &mut World<'_>) -> bool,
     ) -> bool {
         let mut world = World {
-            guest,
+            guest: &mut *guest,
             bus,
             vbds: &mut self.vbds,
             vifs: &mut self.vifs,
@@ -476,6 +476,10 @@ impl Service {
         let gone = self.hotplug.take_gone();
         if gone != 0 {
             self.published.retain(|(name, _)| !is_of(name, gone));
+        }
+        if self.hotplug.take_changed() {
+            // Another driver domain would have to know of it.
+            self.make_will(guest);
         }
         done
     }

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Devices come and go while the guest runs and uses its first disk: one in memory, one that dom0 serves, one that is taken
-# away under its driver. What cannot be had is refused, and changes nothing.
-# timeout: 150
+# away under its driver. What cannot be had is refused, and changes nothing. Another driver domain takes over what has come.
+# timeout: 210
 
 DRIVER=plug-vd
 STORE="format=raw,vdev=xvdb,access=rw,target=/root/store.img"
@@ -87,6 +87,7 @@ assert_eq "$(node 1 state)" 5 "the state of a device that is to go"
 expect_ok vdom device-detach --force plug 1
 assert_eq "$(guest_does lost 1 GONE)" "0 sectors, 0 in flight" "what is left in the guest"
 expect_fail "has not let go" vdom device-attach plug slot=1,type=rng,backend=cpu
+expect_fail "has not let go" vdom restart plug
 guest_does give 1
 wait_for 5 "the slot is free" vdom device-attach plug slot=1,type=blk,backend=ram:8M,serial=AGAIN
 guest_does take 1 AGAIN
@@ -98,6 +99,16 @@ sleep 1
 assert_eq "$(counter plug attached) $(counter plug detached) $(counter plug detached-in-use)" "4 3 1" \
     "devices attached, detached, and detached while in use"
 assert_eq "$(counter plug device-0-faults)" 0 "faults of the first disk"
+
+step "another driver domain has the disk that came late, and lets others come and go"
+expect_ok vdom restart plug
+wait_for 5 "the state Connected" has_state 1 4
+guest_does same 1 AGAIN
+more_rounds
+guest_does give 1
+expect_ok vdom device-detach plug 1
+expect_ok vdom device-attach plug slot=1,type=blk,backend=ram:4M,serial=LAST
+guest_does take 1 LAST
 
 step "the guest is destroyed with both devices"
 assert_eq "$(xl destroy plug 2>&1)" "" "what xl destroy says"

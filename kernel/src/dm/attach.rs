@@ -61,7 +61,7 @@ impl Guest {
         };
         if let Some(inheritance) = &inheritance {
             let left = Bequest::read(inheritance.state()).map_err(|why| why.to_string())?;
-            guest.devices.import(&guest.memory, &left);
+            guest.devices.import(&guest.memory, &left)?;
         }
         SERVER.attach(&guest.plan())?;
         Ok(guest)

@@ -41,6 +41,10 @@ pub struct Hotplug {
     resting: bool,
     /// Slots whose devices have gone, as bits: their counters are nobody's.
     gone: u32,
+    /// There are other devices than when that was asked last.
+    changed: bool,
+    /// Nothing comes or goes: another driver domain takes over those that there are.
+    held: bool,
     module: Option<Range<u64>>,
     /// Seconds that requests wait for another domain to serve a disk again.
     disk_wait: u32,
@@ -79,6 +83,8 @@ impl Hotplug {
             ground: None,
             resting: false,
             gone: 0,
+            changed: false,
+            held: false,
             module,
             disk_wait,
         }
@@ -96,6 +102,9 @@ impl Hotplug {
 
     /// Whether there is something to do.
     pub fn is_due(&self) -> bool {
+        if self.held {
+            return false;
+        }
         let asked = self.plug.is_due() || !self.asks.is_empty();
         let mut coming = self.coming.iter();
         (asked && !self.resting) || coming.any(|it| !it.preparation.is_ready())
@@ -104,7 +113,39 @@ impl Hotplug {
     /// When there is something to do that no event tells of.
     pub fn deadline(&self) -> Option<u64> {
         // While xenstore does not answer, the next tick is early enough.
-        self.plug.deadline().filter(|_| !self.resting)
+        let resting = self.resting || self.held;
+        self.plug.deadline().filter(|_| !resting)
+    }
+
+    /// From now on nothing comes or goes, or again.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// Whether there are other devices than when this was asked last.
+    pub fn take_changed(&mut self) -> bool {
+        core::mem::take(&mut self.changed)
+    }
+
+    /// What is under way that another driver domain could not go on with.
+    pub fn unsettled(&self, guest: &Guest) -> Option<String> {
+        if let Some(coming) = self.coming.first() {
+            return Some(format!("device {} is being attached", coming.slot));
+        }
+        let mut devices = guest.devices().iter();
+        if let Some(device) = devices.find(|device| device.has_departed()) {
+            return Some(format!(
+                "device {} was taken away, and the guest's driver has not let go of it: unbind it there",
+                device.slot()
+            ));
+        }
+        let leaving = self.plug.leaving().next();
+        leaving.map(|place| {
+            format!(
+                "device {} is to go when the guest's driver lets it: unbind it there",
+                place.number
+            )
+        })
     }
 
     /// The slots whose devices have gone since this was asked last, as bits.
@@ -121,6 +162,9 @@ impl Hotplug {
 
     /// The same with a guest: what its drivers have done meanwhile.
     pub fn tick_guest(&mut self, store: &mut Store, world: &mut World<'_>) -> bool {
+        if self.held {
+            return false;
+        }
         let id = world.guest.id().0;
         for device in world.guest.devices().iter() {
             let place = Place::of(id, device.slot());
@@ -191,6 +235,9 @@ impl Hotplug {
 
     /// Does one thing. Returns whether it may have waited for xenstored.
     pub fn service(&mut self, store: &mut Store, world: &mut World<'_>) -> bool {
+        if self.held {
+            return false;
+        }
         let due = self.is_due();
         if self.go_on(store, world) {
             return true;
@@ -305,6 +352,7 @@ impl Hotplug {
                 );
                 counters::add(&counters::ATTACHED, 1);
                 world.guest.devices_mut().insert(device);
+                self.changed = true;
                 if let Some(device) = world.guest.devices().get(slot) {
                     self.offer(store, world.bus, place.guest, device);
                     self.serve(store, place.guest, device);
@@ -418,6 +466,7 @@ impl Hotplug {
             counters::add(&counters::DETACHED_IN_USE, 1);
             world.bus.remove(slot);
             world.guest.devices_mut().depart(slot);
+            self.changed = true;
             world.vbds.retire_disk(slot, false);
         } else {
             self.vacate(store, world, slot);
@@ -439,6 +488,7 @@ impl Hotplug {
         }
         self.forget(world.vbds, slot);
         self.gone |= 1 << slot.get();
+        self.changed = true;
         let path = format!("{}/{}{slot}", keys::STATUS_COUNTERS, keys::OF_DEVICE);
         if let Err(error) = store.rm(&path) {
             log::debug!("{path}: {error}");

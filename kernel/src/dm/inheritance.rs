@@ -28,8 +28,13 @@ pub struct Inheritance {
 /// # Errors
 /// There is too little, for the operator.
 pub fn room(devices: usize, consoles: usize) -> Result<Storage, String> {
-    let bytes = bequest::room(devices, consoles) as u64;
+    let bytes = bytes(devices, consoles);
     Storage::allocate(bytes).map_err(|_| too_little(bytes))
+}
+
+/// How much that is.
+pub fn bytes(devices: usize, consoles: usize) -> u64 {
+    bequest::room(devices, consoles) as u64
 }
 
 fn too_little(bytes: u64) -> String {

@@ -34,6 +34,8 @@ pub(super) struct Leaving {
     stage: Option<Stage>,
     /// When it goes on by itself: since then no requests are taken.
     until: Option<u64>,
+    /// The slots whose devices were there when memory was prepared for them, as bits.
+    slots: u32,
 }
 
 impl Service {
@@ -41,10 +43,21 @@ impl Service {
     pub(super) fn follow(&mut self, guest: &mut Guest) -> Option<Stop> {
         match self.order() {
             Order::Prepare => {
-                let prepared = self.prepare(guest);
+                let prepared = self.check_settled(guest);
+                let prepared = prepared.and_then(|()| self.prepare(guest));
+                self.leaving.slots = slots(guest);
+                self.renew_will(guest);
                 self.answer(prepared.map(|()| Stage::Prepared));
             }
             Order::Quiesce if self.leaving.stage == Some(Stage::Prepared) => {
+                if let Err(why) = self
+                    .check_settled(guest)
+                    .and_then(|()| self.check_slots(guest))
+                {
+                    self.answer(Err(why));
+                    return None;
+                }
+                self.hotplug.hold(true);
                 guest.devices_mut().quiesce(true);
                 self.leaving.until = Some(time::now() + ENDING);
                 log::info!(
@@ -83,12 +96,30 @@ impl Service {
         }
     }
 
+    /// Whether nothing is under way that another driver domain could not go on with.
+    fn check_settled(&self, guest: &Guest) -> Result<(), String> {
+        let unsettled = self.hotplug.unsettled(guest);
+        unsettled.map_or(Ok(()), Err)
+    }
+
+    fn check_slots(&self, guest: &Guest) -> Result<(), String> {
+        if self.leaving.slots == slots(guest) {
+            return Ok(());
+        }
+        Err("a device has come or gone meanwhile: try again".into())
+    }
+
     fn prepare(&mut self, guest: &Guest) -> Result<(), String> {
+        let devices = guest.devices();
+        let (count, consoles) = (devices.lasting().count(), devices.consoles());
         let room = match self.leaving.room.take() {
-            Some(room) => room,
-            None => {
-                let devices = guest.devices();
-                inheritance::room(devices.iter().count(), devices.consoles())?
+            // The other one has just as much.
+            Some(room) if room.len() == inheritance::bytes(count, consoles) => room,
+            former => {
+                // Nothing is left into what is given back.
+                will::forget();
+                drop(former);
+                inheritance::room(count, consoles)?
             }
         };
         let memory = inheritance::list(room.range(), guest.devices().in_memory());
@@ -99,9 +130,14 @@ impl Service {
 
     /// Sees to it that another driver domain can go on if this one crashes.
     pub(super) fn make_will(&mut self, guest: &mut Guest) {
+        will::forget();
         if let Err(why) = self.prepare(guest) {
             log::warn!("another driver domain could not go on after a crash: {why}");
         }
+        self.renew_will(guest);
+    }
+
+    fn renew_will(&mut self, guest: &mut Guest) {
         if let Some(room) = &mut self.leaving.room {
             // SAFETY: the guest stays where it is while it is served, and the room with this service; what is served is
             // forgotten when that ends.
@@ -114,6 +150,7 @@ impl Service {
         if self.leaving.until.take().is_some() {
             log::info!("taking requests again");
             guest.devices_mut().quiesce(false);
+            self.hotplug.hold(false);
         }
         self.answer(Ok(Stage::None));
     }
@@ -231,4 +268,10 @@ impl Service {
             log::error!("{key}: {error}");
         }
     }
+}
+
+/// The slots with devices, as bits.
+fn slots(guest: &Guest) -> u32 {
+    let devices = guest.devices().iter();
+    devices.fold(0, |slots, device| slots | 1 << device.slot().get())
 }

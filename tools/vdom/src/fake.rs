@@ -178,7 +178,7 @@ impl World {
         self.state.tree.insert(path.into(), value.into());
     }
 
-    fn remove(&mut self, path: &str) {
+    pub(crate) fn remove(&mut self, path: &str) {
         let below = format!("{path}/");
         self.state
             .tree

@@ -13,6 +13,7 @@ use crate::failure::{At, Failure, Trouble};
 use crate::host::{Change, Domain, Host, node};
 use crate::list;
 use crate::nodes::{self, Nodes};
+use crate::restart::{self, Held};
 use crate::rollback::{Rollback, Undo};
 
 const ATTACH: &str = "attach device";
@@ -53,6 +54,13 @@ fn find(host: &mut Host, name: &str, step: &'static str) -> Result<Pair, Failure
     }
 }
 
+/// Nobody else restarts the driver domain meanwhile, or changes the devices.
+fn lock(host: &mut Host, pair: &Pair, step: &'static str) -> Result<Held, Failure> {
+    let guest = host.find(&pair.guest.to_string()).at(&pair.name, step)?;
+    let name = guest.map_or_else(|| pair.guest.to_string(), |guest| guest.name);
+    restart::lock(host, &name)
+}
+
 /// Attaches a device to a running guest.
 pub(crate) fn attach(
     host: &mut Host,
@@ -61,6 +69,7 @@ pub(crate) fn attach(
     timeout: Duration,
 ) -> Result<(), Failure> {
     let pair = find(host, name, ATTACH)?;
+    let _lock = lock(host, &pair, ATTACH)?;
     let (slot, device) = choose(host, &pair, text)?;
     let mut one = Devices::new();
     one.insert(Some(slot), device.clone())
@@ -132,12 +141,6 @@ fn description(pair: &Pair, slot: SlotIndex) -> String {
     node(pair.driver.id, &format!("{}/{slot}", keys::DEVICE))
 }
 
-/// How the back end stands.
-fn state(host: &mut Host, made: &Nodes) -> Result<Option<BusState>, Trouble> {
-    let value = host.store.read(&made.ours(xenbus::STATE))?;
-    Ok(value.map(|value| BusState::parse(&value)))
-}
-
 /// Waits until the driver domain has answered.
 fn wait(
     host: &mut Host,
@@ -150,7 +153,7 @@ fn wait(
     let fail = |what: String, remedy: String| Err(Trouble::new(what, remedy).at(name, step));
     let start = host.clock.now();
     loop {
-        let state = state(host, made).at(name, step)?;
+        let state = made.state(host).at(name, step)?;
         let attached = matches!(state, Some(BusState::InitWait | BusState::Connected));
         match state {
             _ if attached && step == ATTACH => return Ok(()),
@@ -167,6 +170,14 @@ fn wait(
                 );
             }
             _ => {}
+        }
+        let info = host.hypervisor.domain_info(pair.driver.id).at(name, step)?;
+        if !info.is_some_and(|info| info.alive()) {
+            // Whoever gives the guest another one waits for this to end.
+            return fail(
+                format!("its driver domain {} has ended", pair.driver.name),
+                "vdom list shows whether it has another one: then try again".into(),
+            );
         }
         if host.clock.interrupted() {
             return fail("interrupted".into(), "start again".into());
@@ -198,12 +209,13 @@ pub(crate) fn detach(
     timeout: Duration,
 ) -> Result<(), Failure> {
     let pair = find(host, name, DETACH)?;
+    let _lock = lock(host, &pair, DETACH)?;
     let made = Nodes::of(pair.driver.id, pair.guest, slot);
     let known = host
         .store
         .read(&description(&pair, slot))
         .at(name, DETACH)?;
-    if state(host, &made).at(name, DETACH)?.is_some() {
+    if made.state(host).at(name, DETACH)?.is_some() {
         host.report
             .step(name, &format!("asking for the end of slot {slot}"));
         let changes = made.take_away(force);

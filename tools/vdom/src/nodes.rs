@@ -49,6 +49,12 @@ impl Nodes {
         format!("{}/{key}", self.backend)
     }
 
+    /// How the back end stands, if it is there.
+    pub(crate) fn state(&self, host: &mut Host) -> Result<Option<BusState>, Trouble> {
+        let value = host.store.read(&self.ours(xenbus::STATE))?;
+        Ok(value.map(|value| BusState::parse(&value)))
+    }
+
     /// Whether somebody has made them already, for such a device.
     pub(crate) fn are_there(
         &self,

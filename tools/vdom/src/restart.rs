@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use vd_config::xenbus::BusState;
 use vd_config::{Devices, State, TargetType, VirtualDisk, keys};
 
 use crate::destroy;
@@ -20,6 +21,7 @@ use crate::failure::{At, Failure, Trouble};
 use crate::guest::{self, Ending};
 use crate::host::{Domain, Host, node};
 use crate::list;
+use crate::nodes::{self, Nodes};
 use crate::os::{self, Lock};
 use crate::rundir::RunDir;
 use crate::xlcfg::Setting;
@@ -53,9 +55,11 @@ pub(super) struct Pair {
 
 /// Lets another driver domain take over.
 pub(crate) fn run(host: &mut Host, name: &str, options: &Options) -> Result<(), Failure> {
-    let pair = find(host, name, options.image.as_deref())?;
+    let mut pair = find(host, name, options.image.as_deref())?;
     let guest = pair.guest.name.clone();
     let _lock = lock(host, &guest)?;
+    // Nobody attaches or detaches one from here on.
+    pair.devices = devices(host, &pair)?;
     let crashed = has_crashed(host, &pair.old)?;
     let mut succession = Succession::new(host, &pair, options.timeout);
     let done = if crashed {
@@ -104,6 +108,15 @@ fn settle(
     const STEP: &str = "end old driver domain";
     let Pair { guest, old, .. } = pair;
     let dir = RunDir::of(&host.run_dir, &guest.name);
+    if let Err(trouble) = hand_over_nodes(host, pair, new) {
+        host.report.note(
+            &new.name,
+            &format!(
+                "xl does not know that it serves the devices: {}",
+                trouble.what
+            ),
+        );
+    }
     // After a crash it has gone already.
     let away = if crashed {
         Ok(())
@@ -135,8 +148,8 @@ fn settle(
     destroy::end_drivers(host, std::slice::from_ref(old), GRACE)
 }
 
-/// That nobody else does the same with this guest.
-struct Held {
+/// That nobody else changes who serves this guest, or which devices it has.
+pub(crate) struct Held {
     path: PathBuf,
     /// Locked as long as it is open.
     _file: File,
@@ -149,21 +162,30 @@ impl Drop for Held {
     }
 }
 
-fn lock(host: &Host, guest: &str) -> Result<Held, Failure> {
+/// Keeps everybody else from that.
+///
+/// # Errors
+/// Somebody else does it.
+pub(crate) fn lock(host: &Host, guest: &str) -> Result<Held, Failure> {
     // No guest's name begins with a dot.
     let path = host.run_dir.join(format!(".{guest}.restart"));
     let mut options = OpenOptions::new();
     let options = options.write(true).create(true).truncate(false).mode(0o600);
-    let held = options.open(&path).and_then(|file| {
+    // Who has used `vdom attach` only has no such directory.
+    let there = os::make_private_dir(&host.run_dir);
+    let held = there.and_then(|()| options.open(&path)).and_then(|file| {
         let is_ours = os::lock(&file, Lock::Try)? && os::is_at(&file, &path);
         Ok(is_ours.then_some(file))
     });
     let fail = |what: String, remedy: &str| {
-        Err(Trouble::new(what, remedy).at(guest, "restart driver domain"))
+        Err(Trouble::new(what, remedy).at(guest, "have it to oneself"))
     };
     match held {
         Ok(Some(_file)) => Ok(Held { path, _file }),
-        Ok(None) => fail("another vdom does that".into(), "wait for it"),
+        Ok(None) => fail(
+            "another vdom restarts its driver domain, or attaches or detaches a device".into(),
+            "wait for it",
+        ),
         Err(error) => fail(format!("{}: {error}", path.display()), "run vdom as root"),
     }
 }
@@ -207,7 +229,6 @@ fn find(host: &mut Host, name: &str, image: Option<&Path>) -> Result<Pair, Failu
             "restart the guest: vdom destroy, then vdom create".into(),
         );
     }
-    let devices = devices(host, &old)?;
     let dir = RunDir::of(&host.run_dir, &guest.name);
     let Some((config, text)) = dir.driver_config() else {
         return fail(
@@ -236,16 +257,26 @@ fn find(host: &mut Host, name: &str, image: Option<&Path>) -> Result<Pair, Failu
         disks: disks.collect(),
         guest,
         old,
-        devices,
+        devices: Devices::new(),
         config,
         overrides,
     })
 }
 
 /// The devices that a driver domain serves, as they were described to it.
-fn devices(host: &mut Host, driver: &Domain) -> Result<Devices, Failure> {
+fn devices(host: &mut Host, pair: &Pair) -> Result<Devices, Failure> {
+    let (guest, driver) = (&pair.guest, &pair.old);
     let mut devices = Devices::new();
     for (slot, device) in list::devices(host, driver)? {
+        // What has gone, or could not be had, may have left its description.
+        let nodes = Nodes::of(driver.id, guest.id, slot);
+        let state = nodes.state(host).at(&driver.name, STEP)?;
+        if matches!(
+            state,
+            None | Some(BusState::Initialising | BusState::Closed)
+        ) {
+            continue;
+        }
         let trouble = |what: String| {
             Trouble::new(
                 format!("device {slot}: {what}"),
@@ -258,7 +289,30 @@ fn devices(host: &mut Host, driver: &Domain) -> Result<Devices, Failure> {
             .insert(Some(slot), device)
             .map_err(|error| trouble(error.to_string()))?;
     }
-    Ok(devices)
+    let is_known = |name: &VirtualDisk| pair.disks.iter().any(|(known, _)| known == name);
+    let unknown = devices.vbds().find(|(_, name)| !is_known(name));
+    match unknown {
+        None => Ok(devices),
+        Some((slot, name)) => Err(Trouble::new(
+            format!(
+                "disk {name} of slot {slot} is not in the configuration that its driver domain was created from: it was \
+                 attached later, and would not be moved"
+            ),
+            format!("vdom device-detach {} {slot} first; or restart the guest", guest.name),
+        )
+        .at(&guest.name, STEP)),
+    }
+}
+
+/// xl's and the guest's nodes name the new one from now on, which says there that the devices are.
+fn hand_over_nodes(host: &mut Host, pair: &Pair, new: &Domain) -> Result<(), Trouble> {
+    let has_libxl = nodes::is_libxls(host, pair.guest.id)?;
+    let changes = pair
+        .devices
+        .iter()
+        .flat_map(|(slot, device)| Nodes::of(new.id, pair.guest.id, slot).make(device, has_libxl));
+    let changes: Vec<_> = changes.collect();
+    host.store.change(&changes)
 }
 
 #[cfg(test)]

@@ -85,9 +85,14 @@ impl DeviceTable {
         Ok(())
     }
 
-    /// How many consoles there are.
+    /// The devices that can be left to another driver domain: what has departed is not there any more.
+    pub fn lasting(&self) -> impl Iterator<Item = &Device> {
+        self.iter().filter(|device| !device.has_departed())
+    }
+
+    /// How many of them are consoles.
     pub fn consoles(&self) -> usize {
-        let consoles = self.iter().map(|device| device.transport.device());
+        let consoles = self.lasting().map(|device| device.transport.device());
         consoles
             .filter(|model| matches!(model, Model::Console(_)))
             .count()
@@ -95,7 +100,7 @@ impl DeviceTable {
 
     /// Where the disks that are in memory have it.
     pub fn in_memory(&self) -> impl Iterator<Item = (SlotIndex, Range<u64>)> {
-        self.iter().filter_map(|device| {
+        self.lasting().filter_map(|device| {
             let Model::Disk(disk) = device.transport.device() else {
                 return None;
             };
@@ -107,7 +112,7 @@ impl DeviceTable {
     pub fn export(&self, into: &mut [u8], cause: Cause) -> bool {
         let mut devices = heapless::Vec::<&Device, { vd_config::SLOTS }>::new();
         // There are no more than slots.
-        devices.extend(self.iter().take(vd_config::SLOTS));
+        devices.extend(self.lasting().take(vd_config::SLOTS));
         let devices = devices.iter().map(|device| {
             (device.slot, |to: &mut Writer<'_>| {
                 device.transport.export(to)
@@ -118,7 +123,16 @@ impl DeviceTable {
 
     /// Goes on where the devices of another driver domain have stopped. A device of which nothing of use was left is
     /// broken, which its driver is told.
-    pub fn import(&mut self, memory: &Memory, from: &Bequest<'_>) {
+    ///
+    /// # Errors
+    /// A device was left that is not there.
+    pub fn import(&mut self, memory: &Memory, from: &Bequest<'_>) -> Result<(), String> {
+        let mut left = from.devices().flatten();
+        if let Some((slot, _)) = left.find(|(slot, _)| self.get(*slot).is_none()) {
+            return Err(format!(
+                "device {slot}: the other driver domain had it, but it is not described"
+            ));
+        }
         let unsure = from.cause == Cause::Crash;
         for device in self.slots.iter_mut().flatten() {
             let slot = device.slot;
@@ -137,5 +151,6 @@ impl DeviceTable {
                 ),
             }
         }
+        Ok(())
     }
 }

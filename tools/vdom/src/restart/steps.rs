@@ -194,6 +194,7 @@ impl<'a> Succession<'a> {
         self.new = Some(new.clone());
         attach::prepare(host, &new)?;
         host.xl.unpause(new.id).at(&name, STEP)?;
+        attach::check_networks(host, &new, devices)?;
         let paired = host.hypervisor.set_target(new.id, guest.id);
         paired.at(&name, "set target")?;
         let mut changes = attach::description(new.id, guest.id, TargetType::Hvm, devices);

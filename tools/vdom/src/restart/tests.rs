@@ -323,9 +323,80 @@ fn what_cannot_be_restarted() {
     assert!(refusal("web-vd").contains("does not serve it now"));
     set(keys::STATUS_STATE, "ready");
     let held = lock(&bench.fake.host(&bench.dir.path().join("run")), "web").unwrap();
-    assert!(refusal("web").contains("another vdom does that"));
+    assert!(refusal("web").contains("another vdom restarts its driver domain"));
     drop(held);
     assert!(!bench.dir.path().join("run/.web.restart").exists());
     std::fs::remove_dir_all(bench.dir.path().join("run/web")).unwrap();
     assert!(refusal("web").contains("vdom did not create it"));
+}
+
+impl Bench {
+    /// A device comes while the guest runs.
+    fn plug(&self, text: &str) -> Result<(), Failure> {
+        self.fake.0.borrow_mut().now += Duration::from_secs(1);
+        let mut host = self.fake.host(&self.dir.path().join("run"));
+        crate::hotplug::attach(&mut host, "web", text, Duration::from_secs(2))
+    }
+
+    fn nodes(&self, driver: u16, slot: u8) -> Nodes {
+        Nodes::of(driver, self.guest, vd_config::SlotIndex::new(slot).unwrap())
+    }
+}
+
+#[test]
+fn devices_that_came_late_are_taken_over_and_those_that_have_gone_are_not() {
+    let bench = bench();
+    bench.plug("slot=5,type=rng,backend=cpu").unwrap();
+    bench.plug("slot=6,type=rng,backend=cpu").unwrap();
+    bench.plug("slot=7,type=rng,backend=cpu").unwrap();
+    // Taken away by another toolstack, which leaves the description.
+    let gone = bench.nodes(bench.old, 6);
+    bench.fake.0.borrow_mut().remove(&gone.backend);
+    let closed = bench.nodes(bench.old, 7).ours("state");
+    bench.fake.0.borrow_mut().set(&closed, "6");
+    bench.restart(None).unwrap();
+    let (new, _) = bench.fake.named("web-vd").unwrap();
+    assert_ne!(new, bench.old);
+    for (slot, there) in [(0, true), (5, true), (6, false), (7, false)] {
+        let described = format!("{}/{slot}/type", keys::DEVICE);
+        let described = bench.fake.value(&node(new, &described));
+        assert_eq!(described.is_some(), there, "{slot}");
+        // xl destroy looks there for what it has to take away.
+        let nodes = bench.nodes(new, slot);
+        let [frontend, _, libxl] = nodes.paths();
+        for path in [frontend, libxl] {
+            let named = bench.fake.value(&format!("{path}/backend"));
+            assert_eq!(named == Some(nodes.backend.clone()), there, "{path}");
+        }
+        assert_eq!(bench.fake.value(&nodes.ours("state")).is_some(), there);
+    }
+}
+
+#[test]
+fn a_disk_that_came_late_to_the_driver_domain_is_not_lost() {
+    let bench = bench();
+    let path = node(bench.old, "device/vbd/51744/backend");
+    bench
+        .fake
+        .0
+        .borrow_mut()
+        .set(&path, "/local/domain/0/backend/vbd/7/51744");
+    bench.plug("slot=5,type=blk,backend=vbd:xvdc").unwrap();
+    let why = bench.restart(None).unwrap_err().to_string();
+    assert!(
+        why.contains("disk xvdc of slot 5") && why.contains("vdom device-detach web 5"),
+        "{why}"
+    );
+    assert!(bench.is_as_before());
+}
+
+#[test]
+fn nobody_attaches_a_device_while_a_driver_domain_is_restarted() {
+    let bench = bench();
+    let held = lock(&bench.fake.host(&bench.dir.path().join("run")), "web").unwrap();
+    let late = "slot=5,type=rng,backend=cpu";
+    let why = bench.plug(late).unwrap_err().to_string();
+    assert!(why.contains("another vdom"), "{why}");
+    drop(held);
+    bench.plug(late).unwrap();
 }
