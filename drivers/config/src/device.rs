@@ -13,6 +13,7 @@ use crate::notify::{Doorbell, Interrupt, Memory};
 use crate::number::canonical;
 use crate::size::ByteSize;
 use crate::slot::SlotIndex;
+use crate::table::Declared;
 use crate::target::TargetType;
 use crate::vbd::VirtualDisk;
 use crate::vif::VirtualInterface;
@@ -457,6 +458,16 @@ impl DeviceDescription {
         let edge = matches!(self.interrupt, None | Some(Interrupt::Edge));
         if edge && self.doorbell.is_none() && self.memory == Memory::Foreign {
             self.doorbell = Some(Doorbell::Posted);
+        }
+    }
+
+    /// Has it notify as its slot is declared to an HVM guest, as far as the description leaves that open.
+    pub fn fit(&mut self, declared: Declared) {
+        match declared {
+            Declared::Level => {}
+            Declared::Edge if self.doorbell() == Doorbell::Posted => {}
+            Declared::Edge => drop(self.interrupt.get_or_insert(Interrupt::Edge)),
+            Declared::Posted => self.prefer_posted(),
         }
     }
 

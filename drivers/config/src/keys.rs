@@ -17,6 +17,9 @@ pub const VERSION_SUCCESSOR: &str = "1-successor";
 pub const TARGET: &str = "virtio-domain/target";
 /// See [`crate::TargetType`].
 pub const TARGET_TYPE: &str = "virtio-domain/target-type";
+/// How each slot is declared to an HVM guest, which does not change: see [`crate::Table`]. Without it, as the devices say
+/// that are described when the guest starts.
+pub const TABLE: &str = "virtio-domain/table";
 /// Directory of the devices: one directory a slot, named by the slot's number, with the keys of
 /// [`device`].
 pub const DEVICE: &str = "virtio-domain/device";

@@ -5,7 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use vd_config::target::check_version;
-use vd_config::{DeviceDescription, Devices, SlotIndex, Target, TargetType, keys};
+use vd_config::{DeviceDescription, Devices, SlotIndex, Table, Target, TargetType, keys};
 use vd_xenbus::store::{View, Xenstore};
 use vd_xenbus::transport::Transport;
 use vd_xenbus::{Error, XsError};
@@ -19,6 +19,8 @@ pub struct Description {
     pub target_type: TargetType,
     /// Which device is in which slot.
     pub devices: Devices,
+    /// How the slots are declared to it.
+    pub table: Table,
 }
 
 /// The keys of a device that are there, with their values.
@@ -29,6 +31,7 @@ struct Raw {
     version: Vec<u8>,
     target: Vec<u8>,
     target_type: Vec<u8>,
+    table: Option<Vec<u8>>,
     devices: Vec<(String, Pairs)>,
 }
 
@@ -64,6 +67,7 @@ fn read_raw<T: Transport>(view: &mut View<'_, T>) -> Result<Raw, Error> {
         version: view.read(keys::VERSION)?,
         target: view.read(keys::TARGET)?,
         target_type: view.read(keys::TARGET_TYPE)?,
+        table: optional(view.read(keys::TABLE))?,
         devices,
     })
 }
@@ -133,10 +137,20 @@ fn check(raw: &Raw) -> Result<Description, String> {
     devices
         .check_guest(target_type)
         .map_err(|(slot, error)| format!("device {slot}: {error}"))?;
+    let table = match &raw.table {
+        None => Table::of(&devices),
+        Some(text) => Table::parse(text).ok_or_else(|| {
+            format!(
+                "{}: a letter l, e or p for each slot is expected",
+                keys::TABLE
+            )
+        })?,
+    };
     Ok(Description {
         target,
         target_type,
         devices,
+        table,
     })
 }
 
@@ -146,7 +160,7 @@ mod tests {
     use core::cell::RefCell;
     use std::prelude::v1::*;
 
-    use vd_config::{Backend, ByteSize};
+    use vd_config::{Backend, ByteSize, Declared};
     use vd_xenbus::RingTransport;
     use vd_xenbus::test_util::{FakePage, FakeSignal, FakeXenstored};
 
@@ -326,6 +340,28 @@ mod tests {
                 .unwrap_err()
                 .contains("EACCES")
         );
+    }
+
+    #[test]
+    fn row37_how_slots_are_declared() {
+        let (daemon, mut store) = store_with(&[]);
+        let of_devices = read(&mut store).unwrap();
+        assert_eq!(of_devices.table, Table::of(&of_devices.devices));
+        let set = |value: &[u8]| daemon.borrow_mut().set(&format!("{HOME}/table"), value);
+        set(b"lllpllllllllllel");
+        let table = read(&mut store).unwrap().table;
+        assert_eq!(
+            [3, 14, 15].map(|number| table.get(SlotIndex::new(number).unwrap())),
+            [Declared::Posted, Declared::Edge, Declared::Level]
+        );
+        for value in [&b""[..], b"l", b"lllpllllllllllex", &[b'l'; 2000], b"\xff"] {
+            set(value);
+            let error = read(&mut store).unwrap_err();
+            assert!(
+                error.contains("virtio-domain/table") && error.len() < 300,
+                "{error}"
+            );
+        }
     }
 
     #[test]

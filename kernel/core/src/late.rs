@@ -8,23 +8,16 @@ use alloc::format;
 use alloc::string::String;
 
 use vd_config::{
-    DeviceDescription, Devices, Doorbell, Interrupt, Memory, SLOTS, SlotIndex, TargetType,
+    Declared, DeviceDescription, Devices, Doorbell, Memory, SlotIndex, Table, TargetType,
 };
 
 use crate::description::Description;
-
-/// How a slot is declared to the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Declared {
-    interrupt: Interrupt,
-    posted: bool,
-}
 
 /// What was settled when the guest was taken over, and the devices that it has now.
 #[derive(Clone, Debug)]
 pub struct Ground {
     guest: TargetType,
-    declared: [Option<Declared>; SLOTS],
+    table: Table,
     /// Doorbells at ports are possible.
     ports: bool,
     /// The guest's memory can be mapped.
@@ -39,24 +32,16 @@ impl Ground {
         let Description {
             target_type: guest,
             devices,
+            table,
             ..
         } = description;
-        let mut declared = [None; SLOTS];
-        for (slot, device) in devices.iter() {
-            if let Some(place) = declared.get_mut(slot.index()) {
-                *place = Some(Declared {
-                    interrupt: device.interrupt(*guest),
-                    posted: device.doorbell() == Doorbell::Posted,
-                });
-            }
-        }
         let mut each = devices.iter().map(|(_, device)| device);
         let ports = each.any(|device| device.doorbell() == Doorbell::Port);
         let mut each = devices.iter().map(|(_, device)| device);
         let foreign = each.any(|device| device.memory() == Memory::Foreign);
         Self {
             guest: *guest,
-            declared,
+            table: *table,
             ports,
             foreign,
             devices: devices.clone(),
@@ -110,27 +95,15 @@ impl Ground {
         if self.guest != TargetType::Hvm {
             return Ok(());
         }
-        let unused = Declared {
-            interrupt: Interrupt::Intx,
-            posted: false,
-        };
-        let declared = self.declared.get(slot.index()).copied().flatten();
-        let declared = declared.unwrap_or(unused);
-        let wanted = Declared {
-            interrupt: device.interrupt(self.guest),
-            posted: device.doorbell() == Doorbell::Posted,
-        };
+        let declared = self.table.get(slot);
+        let wanted = Declared::of(device);
         if wanted == declared {
             return Ok(());
         }
-        let how = |it: Declared| {
-            let doorbell = if it.posted { ", doorbell=posted" } else { "" };
-            format!("interrupt={}{doorbell}", it.interrupt.as_str())
-        };
         Err(format!(
             "device {slot}: {} is not what the ACPI table that the guest has read says of this slot: {}",
-            how(wanted),
-            how(declared)
+            wanted.as_str(),
+            declared.as_str()
         ))
     }
 
@@ -149,10 +122,12 @@ mod tests {
     use super::*;
 
     fn ground(guest: &str, texts: &[&str]) -> Ground {
+        let devices = Devices::parse(texts.iter().map(|text| text.as_bytes())).unwrap();
         Ground::of(&Description {
             target: Target::parse(b"7").unwrap(),
             target_type: TargetType::parse(guest.as_bytes()).unwrap(),
-            devices: Devices::parse(texts.iter().map(|text| text.as_bytes())).unwrap(),
+            table: Table::of(&devices),
+            devices,
         })
     }
 
@@ -178,6 +153,19 @@ mod tests {
             assert_eq!(insert(&mut ground, slot, RAM), Ok(()));
         }
         assert_eq!(ground.remove(SlotIndex::new(9).unwrap()), None);
+    }
+
+    #[test]
+    fn what_is_declared_outlives_the_device_and_the_driver_domain() {
+        let posted = "type=blk,backend=ram:1M,doorbell=posted";
+        let mut ground = ground("hvm", &[RAM]);
+        // Another driver domain had a device in slot 3 that is gone.
+        ground.table = Table::parse(b"lllpllllllllllll").unwrap();
+        let error = insert(&mut ground, 3, RAM).unwrap_err();
+        assert!(error.contains("ACPI table"), "{error}");
+        assert_eq!(insert(&mut ground, 3, posted), Ok(()));
+        assert!(insert(&mut ground, 4, posted).is_err());
+        assert_eq!(insert(&mut ground, 4, RAM), Ok(()));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use vd_config::{DeviceDescription, Devices, SlotIndex, State, TargetType, keys};
+use vd_config::{DeviceDescription, Devices, SlotIndex, State, Table, TargetType, keys};
 
 use crate::failure::{At, Failure, Trouble};
 use crate::host::{Change, Domain, Host, node};
@@ -96,6 +96,7 @@ pub(crate) fn attach(
         keys::VERSION,
         keys::TARGET,
         keys::TARGET_TYPE,
+        keys::TABLE,
         keys::DEVICE,
     ];
     rollback.push(Undo::RemoveNodes {
@@ -121,6 +122,9 @@ pub(crate) fn description(
         write(keys::TARGET, guest.to_string()),
         write(keys::TARGET_TYPE, kind.as_str().into()),
     ];
+    if kind == TargetType::Hvm {
+        changes.push(write(keys::TABLE, Table::of(devices).to_string()));
+    }
     for (slot, device) in devices.iter() {
         changes.extend(describe(driver, slot, device));
     }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use vd_config::xenbus::{self, BusState};
-use vd_config::{DeviceDescription, Devices, SlotIndex, State, TargetType, keys};
+use vd_config::{DeviceDescription, Devices, SlotIndex, State, Table, TargetType, keys};
 
 use crate::attach;
 use crate::failure::{At, Failure, Trouble};
@@ -112,7 +112,8 @@ fn choose(
     let fail = |error: &dyn std::fmt::Display| {
         Trouble::new(format!("{error}"), "correct the device").at(name, ATTACH)
     };
-    let (slot, device) = DeviceDescription::parse(text.as_bytes()).map_err(|error| fail(&error))?;
+    let (slot, mut device) =
+        DeviceDescription::parse(text.as_bytes()).map_err(|error| fail(&error))?;
     let mut devices = Devices::new();
     for (slot, known) in list::devices(host, &pair.driver)? {
         let nodes = Nodes::of(pair.driver.id, pair.guest, slot);
@@ -133,6 +134,13 @@ fn choose(
         .at(name, ATTACH)?;
     let kind = TargetType::parse(kind.unwrap_or_default().as_bytes());
     let kind = kind.map_err(|error| fail(&error))?;
+    let table = host.store.read(&node(pair.driver.id, keys::TABLE));
+    let table = table.at(name, ATTACH)?;
+    if kind == TargetType::Hvm
+        && let Some(table) = table.as_deref().and_then(Table::parse)
+    {
+        device.fit(table.get(slot));
+    }
     device.check_guest(kind).map_err(|error| fail(&error))?;
     Ok((slot, device))
 }

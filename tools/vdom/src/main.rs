@@ -102,7 +102,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             device,
             timeout,
         } => hotplug::attach(
-            &mut without_xen(verbose)?,
+            &mut with_xen(verbose)?,
             &domain,
             &device,
             timeout.duration(),
@@ -113,7 +113,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             force,
             timeout,
         } => hotplug::detach(
-            &mut without_xen(verbose)?,
+            &mut with_xen(verbose)?,
             &domain,
             slot,
             force,

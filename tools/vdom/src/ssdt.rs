@@ -10,7 +10,7 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 use vd_config::slot::WINDOW_SIZE;
-use vd_config::{Devices, Interrupt as Delivery, SlotIndex, TargetType};
+use vd_config::{Declared, Devices, SlotIndex, Table};
 
 /// Bytes of a table's header.
 const HEADER: u32 = 36;
@@ -51,15 +51,15 @@ impl Aml for Slot {
 
 /// The table, as xl's `acpi_firmware=` wants it in a file, for these devices and the slots that are left.
 pub(crate) fn table(devices: &Devices) -> Vec<u8> {
-    let device = |slot| devices.get(slot);
-    let is_edge = |slot| {
-        device(slot).is_some_and(|device| device.interrupt(TargetType::Hvm) == Delivery::Edge)
-    };
+    let table = Table::of(devices);
     let slots: Vec<Slot> = SlotIndex::all()
         .map(|slot| Slot {
             slot,
-            window: device(slot).map_or(slot.base(), |device| device.window(slot)),
-            edge: is_edge(slot),
+            window: match table.get(slot) {
+                Declared::Level | Declared::Edge => slot.base(),
+                Declared::Posted => slot.posted_base(),
+            },
+            edge: table.get(slot) != Declared::Level,
         })
         .collect();
     let devices: Vec<&dyn Aml> = slots.iter().map(|slot| slot as &dyn Aml).collect();

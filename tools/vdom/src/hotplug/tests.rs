@@ -45,6 +45,11 @@ impl Bench {
         super::detach(&mut self.host(), "web", slot, force, TIMEOUT)
     }
 
+    fn set_table(&self, text: &str) {
+        let path = node(DRIVER, keys::TABLE);
+        self.fake.0.borrow_mut().set(&path, text);
+    }
+
     fn of_driver(&self, key: &str) -> Option<String> {
         self.fake.value(&node(DRIVER, key))
     }
@@ -217,4 +222,21 @@ fn what_has_gone_by_itself_is_tidied_up_or_replaced() {
             assert_eq!(bench.fake.value("/libxl/8/device/virtio/1/state"), None);
         }
     }
+}
+
+#[test]
+fn a_device_is_described_as_its_slot_is_declared() {
+    let bench = Bench::new();
+    assert_eq!(bench.of_driver(keys::TABLE).unwrap(), "l".repeat(16));
+    bench.set_table("llpellllllllllll");
+    bench.attach("slot=2,type=rng,backend=cpu").unwrap();
+    assert_eq!(
+        bench
+            .of_driver("virtio-domain/device/2/doorbell")
+            .as_deref(),
+        Some("posted")
+    );
+    bench.attach("slot=4,type=rng,backend=cpu").unwrap();
+    assert_eq!(bench.of_driver("virtio-domain/device/4/doorbell"), None);
+    assert_eq!(bench.of_driver("virtio-domain/device/4/interrupt"), None);
 }

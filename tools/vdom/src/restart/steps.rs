@@ -202,6 +202,12 @@ impl<'a> Succession<'a> {
             path: node(new.id, keys::VERSION),
             value: keys::VERSION_SUCCESSOR.into(),
         });
+        // What the guest has read when it started, whichever devices it had then.
+        let table = host.text(&node(old.id, keys::TABLE)).at(&name, STEP)?;
+        changes.extend(table.map(|value| Change::Write {
+            path: node(new.id, keys::TABLE),
+            value,
+        }));
         host.store.change(&changes).at(&name, "describe devices")?;
         Ok(new)
     }

@@ -354,9 +354,19 @@ fn devices_that_came_late_are_taken_over_and_those_that_have_gone_are_not() {
     bench.fake.0.borrow_mut().remove(&gone.backend);
     let closed = bench.nodes(bench.old, 7).ours("state");
     bench.fake.0.borrow_mut().set(&closed, "6");
+    let table = "llllllelllllllll";
+    bench
+        .fake
+        .0
+        .borrow_mut()
+        .set(&node(bench.old, keys::TABLE), table);
     bench.restart(None).unwrap();
     let (new, _) = bench.fake.named("web-vd").unwrap();
     assert_ne!(new, bench.old);
+    assert_eq!(
+        bench.fake.value(&node(new, keys::TABLE)).as_deref(),
+        Some(table)
+    );
     for (slot, there) in [(0, true), (5, true), (6, false), (7, false)] {
         let described = format!("{}/{slot}/type", keys::DEVICE);
         let described = bench.fake.value(&node(new, &described));
