@@ -42,7 +42,7 @@ step_up() {
 # load: writes to both disks and verifies what it has written, several requests at once, until it is told to stop. Slowly:
 # what else there is has to share one CPU with it.
 load() {
-    fio --thread --direct=1 --ioengine=libaio --iodepth=8 --iodepth_batch_submit=8 --rate_iops=16 --size=256k --bs=4k \
+    fio --thread --direct=1 --ioengine=libaio --iodepth=8 --iodepth_batch_submit=8 --rate_iops=8 --size=256k --bs=4k \
         --loops=10000 --rw=randwrite --verify=crc32c --verify_fatal=1 --verify_backlog=16 --eta=never --gtod_reduce=1 \
         --randrepeat=0 --output=/run/fio --output-format=normal --name=vda --filename=/dev/vda --name=vdb --filename=/dev/vdb
 }
