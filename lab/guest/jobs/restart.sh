@@ -47,7 +47,7 @@ load() {
         --randrepeat=0 --output=/run/fio --output-format=normal --name=vda --filename=/dev/vda --name=vdb --filename=/dev/vdb
 }
 
-# records DISK: one after the other, each safe before the next.
+# records DISK: one after the other, each safe before the next. What is safe is kept in /run/safe.DISK.PLACE.
 records() {
     record=0
     while [ ! -e /run/stop ]; do
@@ -57,7 +57,7 @@ records() {
             say "record $((record + 1)) of $1 FAILED: $(tail -n 1 "/run/dd.$1")"
             touch /run/failed
         fi
-        sha256sum <"/run/record.$1" | cut -d ' ' -f 1 >"/run/sum.$1.$place"
+        mv "/run/record.$1" "/run/safe.$1.$place"
         record=$((record + 1))
         say "record $record of $1"
         sleep 0.3
@@ -67,12 +67,11 @@ records() {
 # What was told to be safe is there.
 step_verify() {
     for disk in vda vdb; do
-        for place in $(seq 0 $((ROOM - 1))); do
-            [ -e "/run/sum.$disk.$place" ] || break
-            equal "$(dd if=/dev/$disk bs=16k skip=$((RECORDS + place)) count=1 iflag=direct 2>/dev/null | sha256sum | cut -d ' ' -f 1)" \
-                "$(cat "/run/sum.$disk.$place")" "block $place of $disk"
-        done
-        echo "$disk: $place records" >&3
+        count=$(find /run -name "safe.$disk.*" | wc -l)
+        [ "$count" -gt 0 ]
+        dd if=/dev/$disk of=/run/back bs=16k skip=$RECORDS count="$count" iflag=direct
+        cat /run/safe.$disk.* | cmp - /run/back
+        echo "$disk: $count records" >&3
     done
     [ ! -e /run/failed ]
 }
