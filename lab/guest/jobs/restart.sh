@@ -104,15 +104,16 @@ in_host 1 ping 10.0.0.2 >/run/ping 2>&1 &
 load &
 loading=$!
 records vda &
+first=$!
 records vdb &
+second=$!
 say "ready"
 read -r _
 touch /run/stop
 kill -INT "$(pidof ping)"
 kill -INT "$(pidof fio)"
-wait $loading
 # A record that was begun ends with its turn.
-sleep 1
+wait $loading $first $second
 for name in verify load network random; do
     run_step $name
 done
