@@ -63,7 +63,7 @@ goes_on
 
 step "the guest reads everything again"
 type_at moved go
-wait_for 30 "the guest's result" console_says moved '^guest: RESULT'
+wait_for 60 "the guest's result" console_says moved '^guest: RESULT'
 console_says moved '^guest: RESULT PASS' || fail "$(grep -a -m 1 FAILED "$(console moved)")"
 expect_ok vdom destroy moved
 assert_clean

@@ -49,7 +49,7 @@ assert_eq "$(grep -c 'which has crashed: it was paused for [0-9]* ms' /var/log/x
 
 step "the guest reads everything again"
 type_at heir go
-wait_for 30 "the guest's result" console_says heir '^guest: RESULT'
+wait_for 60 "the guest's result" console_says heir '^guest: RESULT'
 console_says heir '^guest: RESULT PASS' || fail "$(grep -a -m 1 FAILED "$(console heir)")"
 expect_ok vdom destroy heir
 assert_clean

@@ -231,7 +231,7 @@ fn find(host: &mut Host, name: &str, image: Option<&Path>) -> Result<Pair, Failu
     let disks = settings.get("disk").map(Setting::texts).transpose();
     let disks = disks.map_err(Trouble::from).at(&old.name, STEP)?;
     let disks = disks.unwrap_or_default().into_iter().map(|(_, text)| text);
-    let disks = disks.filter_map(|text| Some((driver::disk_name(text)?, text.to_owned())));
+    let disks = disks.filter_map(|text| Some((driver::disks::device(text)?, text.to_owned())));
     Ok(Pair {
         disks: disks.collect(),
         guest,
