@@ -3,7 +3,7 @@
 # one in memory, syncs, verifies, and talks over the network: nothing is lost, no request fails. A new one that does not
 # boot, or cannot serve, leaves the old one serving.
 # timeout: 150
-# half: second
+# half: none
 
 IMAGE=/usr/lib/virtio-domain/virtio-domain
 
