@@ -110,6 +110,8 @@ fn worded(source: &mut Source<'_>) -> Worded {
             let text = source.pick(&["xvda", "xvdb", "xvdaa", "51712", "51728", "sda1"]);
             let disk = VirtualDisk::parse(text.as_bytes()).expect("it is a disk");
             right.backend = Backend::Vbd(disk);
+            // Unless it is asked for.
+            right.packed = false;
             format!("vbd:{text}")
         }
         _ => {

@@ -573,7 +573,7 @@ impl World {
         for &slot in &waiting {
             self.page.change(slot, |posted| {
                 posted.panicked = true;
-                posted.data = Some(u64::MAX);
+                posted.data = Some(0);
             });
         }
         let answered = answer_all(&self.page);

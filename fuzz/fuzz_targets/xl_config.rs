@@ -21,6 +21,7 @@ use virtio_domain_fuzz::text::assert_line;
 #[allow(
     dead_code,
     unreachable_pub,
+    unused_imports,
     reason = "the rest of vdom uses the rest of them"
 )]
 mod vdom {

@@ -4,12 +4,13 @@ use core::fmt::Write;
 
 use vd_kernel_core::cmdline;
 use vd_rt::image::{Boot, Released};
-use xen_hypercall::EvtchnPort;
+use xen_hypercall::{EvtchnPort, sched};
 
 use crate::dm::slots::{self, SERVER};
 use crate::dm::will;
 use crate::pv::signals;
 use crate::service;
+use crate::xen::XEN;
 
 #[unsafe(no_mangle)]
 extern "Rust" fn image_name() -> &'static str {
@@ -30,11 +31,22 @@ extern "Rust" fn image_event(port: EvtchnPort, source: u16) {
     }
 }
 
+/// Looks at the slots before the server is destroyed, with others having a turn on the CPU in between.
+const LOOKS: usize = 64;
+
 /// A vCPU of the guest may be waiting for an answer that nobody but this domain can give: the slots are answered and
 /// the ioreq server is destroyed before anything is printed.
+///
+/// In between the guest takes the interrupts that are on their way and asks what they are for. Without a server Xen would
+/// say all ones, which to a driver is a change of its device's configuration.
 #[unsafe(no_mangle)]
 extern "Rust" fn image_release() -> Released {
-    let answered = SERVER.emergency().answered;
+    let mut answered = 0;
+    for _ in 0..LOOKS {
+        answered += SERVER.hush();
+        sched::yield_now(&XEN);
+    }
+    answered += SERVER.emergency().answered;
     let mut text = Released::new();
     let _ = write!(
         text,

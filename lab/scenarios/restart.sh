@@ -3,7 +3,7 @@
 # one in memory, syncs, verifies, and talks over the network: nothing is lost, no request fails. A new one that does not
 # boot, or cannot serve, leaves the old one serving.
 # timeout: 150
-# half: second
+# half: none
 
 IMAGE=/usr/lib/virtio-domain/virtio-domain
 
@@ -63,7 +63,7 @@ goes_on
 
 step "the guest reads everything again"
 type_at moved go
-wait_for 30 "the guest's result" console_says moved '^guest: RESULT'
+wait_for 60 "the guest's result" console_says moved '^guest: RESULT'
 console_says moved '^guest: RESULT PASS' || fail "$(grep -a -m 1 FAILED "$(console moved)")"
 expect_ok vdom destroy moved
 assert_clean

@@ -59,7 +59,11 @@ impl Default for SlotSet {
     }
 }
 
-/// Answers every slot that is READY or INPROCESS: all-ones for reads, writes dropped. Returns the slots to notify.
+/// Answers every slot that is READY or INPROCESS: zero for reads, writes dropped. Returns the slots to notify.
+///
+/// A vCPU that asks now most likely asks why it was interrupted. To a driver all ones would mean that its device's
+/// configuration has changed, and to read that would give all ones again: a disk without an end. Zero means that it was not
+/// this device.
 pub fn answer_all<P: SlotPage + ?Sized>(page: &P) -> SlotSet {
     let mut answered = SlotSet::new();
     let slots = page.slots().min(MAX_SLOTS);
@@ -69,7 +73,7 @@ pub fn answer_all<P: SlotPage + ?Sized>(page: &P) -> SlotSet {
             continue;
         }
         if control.dir() == Direction::Read && !control.data_is_ptr() {
-            page.store_data(slot, u64::MAX);
+            page.store_data(slot, 0);
         }
         page.store_control(slot, control.with_state(State::RespReady));
         answered.insert(slot);

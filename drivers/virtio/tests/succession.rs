@@ -517,7 +517,9 @@ fn what_was_done_and_not_shown_is_shown() {
         let mut next = transport(true);
         next.import(&rig.mem, &state, true).unwrap();
         rig.transport = next;
-        assert_eq!(rig.read(0x60), u64::from(INTERRUPT_VRING), "to be sure");
+        let both = INTERRUPT_VRING | INTERRUPT_CONFIG;
+        assert_eq!(rig.read(0x60), u64::from(both), "to be sure");
+        assert_eq!(rig.read(0xfc), 1, "and the configuration is another one");
         rig.collect();
         assert_eq!(rig.back, [0, 1, 2]);
         rig.offer();

@@ -42,12 +42,12 @@ step_up() {
 # load: writes to both disks and verifies what it has written, several requests at once, until it is told to stop. Slowly:
 # what else there is has to share one CPU with it.
 load() {
-    fio --thread --direct=1 --ioengine=libaio --iodepth=8 --iodepth_batch_submit=8 --rate_iops=16 --size=256k --bs=4k \
+    fio --thread --direct=1 --ioengine=libaio --iodepth=8 --iodepth_batch_submit=8 --rate_iops=8 --size=256k --bs=4k \
         --loops=10000 --rw=randwrite --verify=crc32c --verify_fatal=1 --verify_backlog=16 --eta=never --gtod_reduce=1 \
         --randrepeat=0 --output=/run/fio --output-format=normal --name=vda --filename=/dev/vda --name=vdb --filename=/dev/vdb
 }
 
-# records DISK: one after the other, each safe before the next.
+# records DISK: one after the other, each safe before the next. What is safe is kept in /run/safe.DISK.PLACE.
 records() {
     record=0
     while [ ! -e /run/stop ]; do
@@ -57,7 +57,7 @@ records() {
             say "record $((record + 1)) of $1 FAILED: $(tail -n 1 "/run/dd.$1")"
             touch /run/failed
         fi
-        sha256sum <"/run/record.$1" | cut -d ' ' -f 1 >"/run/sum.$1.$place"
+        mv "/run/record.$1" "/run/safe.$1.$place"
         record=$((record + 1))
         say "record $record of $1"
         sleep 0.3
@@ -67,12 +67,11 @@ records() {
 # What was told to be safe is there.
 step_verify() {
     for disk in vda vdb; do
-        for place in $(seq 0 $((ROOM - 1))); do
-            [ -e "/run/sum.$disk.$place" ] || break
-            equal "$(dd if=/dev/$disk bs=16k skip=$((RECORDS + place)) count=1 iflag=direct 2>/dev/null | sha256sum | cut -d ' ' -f 1)" \
-                "$(cat "/run/sum.$disk.$place")" "block $place of $disk"
-        done
-        echo "$disk: $place records" >&3
+        count=$(find /run -name "safe.$disk.*" | wc -l)
+        [ "$count" -gt 0 ]
+        dd if=/dev/$disk of=/run/back bs=16k skip=$RECORDS count="$count" iflag=direct
+        cat /run/safe.$disk.* | cmp - /run/back
+        echo "$disk: $count records" >&3
     done
     [ ! -e /run/failed ]
 }
@@ -105,15 +104,16 @@ in_host 1 ping 10.0.0.2 >/run/ping 2>&1 &
 load &
 loading=$!
 records vda &
+first=$!
 records vdb &
+second=$!
 say "ready"
 read -r _
 touch /run/stop
 kill -INT "$(pidof ping)"
 kill -INT "$(pidof fio)"
-wait $loading
 # A record that was begun ends with its turn.
-sleep 1
+wait $loading $first $second
 for name in verify load network random; do
     run_step $name
 done

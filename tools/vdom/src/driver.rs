@@ -3,11 +3,9 @@
 //! Invariant: a [`Driver`] that exists can be started: its files are there and its memory and paging pool are large
 //! enough for the devices and for mapping all of the guest's memory.
 
-mod disks;
+pub(crate) mod disks;
 mod networks;
 mod size;
-
-pub(crate) use disks::device as disk_name;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -450,7 +450,7 @@ impl Xl for Fake {
 
     fn block_attach(&mut self, id: u16, disk: &str) -> Result<(), Trouble> {
         self.only_log("attach", &format!("{id} {disk}"))?;
-        let name = crate::driver::disk_name(disk).unwrap().to_string();
+        let name = crate::driver::disks::device(disk).unwrap().to_string();
         let disks = &mut self.0.borrow_mut().disks;
         if disks.iter().any(|(_, has)| *has == name) {
             return Err(Trouble::new("another domain has it", "none"));

@@ -61,6 +61,10 @@ pub(crate) fn run(host: &mut Host, name: &str, options: &Options) -> Result<(), 
     // Nobody attaches or detaches one from here on.
     pair.devices = devices(host, &pair)?;
     let crashed = has_crashed(host, &pair.old)?;
+    host.report.note(
+        &guest,
+        "this is experimental: after a take-over a disk has been seen to get no further (docs/reliability.md)",
+    );
     let mut succession = Succession::new(host, &pair, options.timeout);
     let done = if crashed {
         succession
@@ -252,7 +256,7 @@ fn find(host: &mut Host, name: &str, image: Option<&Path>) -> Result<Pair, Failu
     let disks = settings.get("disk").map(Setting::texts).transpose();
     let disks = disks.map_err(Trouble::from).at(&old.name, STEP)?;
     let disks = disks.unwrap_or_default().into_iter().map(|(_, text)| text);
-    let disks = disks.filter_map(|text| Some((driver::disk_name(text)?, text.to_owned())));
+    let disks = disks.filter_map(|text| Some((driver::disks::device(text)?, text.to_owned())));
     Ok(Pair {
         disks: disks.collect(),
         guest,

@@ -251,6 +251,10 @@ fn optional_keys_have_defaults() {
     assert_eq!(device.block_size(), BlockSize::B512);
     assert_eq!((device.queues(), device.queue_size()), (1, 256));
     assert!(device.packed());
+    let (_, device) = parse("type=blk,backend=vbd:xvda").unwrap();
+    assert!(!device.packed());
+    let (_, asked) = parse("type=blk,backend=vbd:xvda,packed=1").unwrap();
+    assert!(asked.packed());
     assert_eq!(device.doorbell(), Doorbell::Mmio);
     for guest in TargetType::ALL {
         assert_eq!(device.interrupt(guest), Interrupt::default_for(guest));

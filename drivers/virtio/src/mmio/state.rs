@@ -194,8 +194,11 @@ impl<D: Device, const QUEUES: usize, const WORDS: usize> MmioTransport<D, QUEUES
             self.resume_queue(mem, index, queue)?;
         }
         if unsure && running {
-            self.interrupt |= INTERRUPT_VRING;
+            // The driver may have read anything from registers that nobody had: it reads its configuration again.
+            self.generation = self.generation.wrapping_add(1);
+            self.interrupt |= INTERRUPT_VRING | INTERRUPT_CONFIG;
             bump(&mut self.counters.interrupts);
+            bump(&mut self.counters.config_interrupts);
         }
         Ok(())
     }

@@ -92,6 +92,16 @@ impl<P: Platform> Server<P> {
         answered
     }
 
+    /// Answers everything and lowers the lines, and leaves the server as it is: for a while in which the guest takes the
+    /// interrupts that are on their way, and asks what they are for. Returns how many requests were answered.
+    pub fn hush(&self) -> usize {
+        if let Some((guest, _)) = self.held() {
+            // Whoever lets go of the guest tries again.
+            let _ = self.lower_lines(guest);
+        }
+        self.answer()
+    }
+
     /// Answers everything and destroys the server. The panic path calls this as it is; otherwise the handler, which
     /// answers slots too, must not do so in between.
     ///

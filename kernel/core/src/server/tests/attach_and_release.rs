@@ -308,6 +308,23 @@ fn row33_an_emergency_in_the_middle_leaves_no_vcpu_waiting_whatever_fails() {
     }
 }
 
+/// Before the emergency proper the guest asks what its last interrupts are for, and hears that it was not these devices.
+#[test]
+fn row33_what_is_asked_before_the_server_goes_is_answered_with_nothing() {
+    for plan in plans() {
+        let server = in_the_middle(&plan);
+        let waiting = server.waiting_vcpus().len();
+        assert!(waiting > 0);
+        assert_eq!(server.hush(), waiting);
+        // The one that keeps asking has asked again, and is heard again.
+        assert_eq!(server.waiting_vcpus(), [0]);
+        let State { servers, lines, .. } = server.xen().state();
+        assert!(!servers.is_empty() && lines.is_empty());
+        assert_eq!(server.hush(), 1);
+        assert_eq!(server.emergency().destroyed, Ok(()));
+    }
+}
+
 #[test]
 fn row34_any_call_may_fail_while_a_drivers_ports_are_bound() {
     let way = way(Kind::EventChannel, Interrupt::EventChannel);
