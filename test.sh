@@ -79,9 +79,14 @@ start_scenarios() {
 
 # end_scenarios: the second half on the other CPU, then the first to its end. Each counts; one without a result has failed.
 end_scenarios() {
-    local all passed scenario
-    mapfile -t all < <(./run-qemu.sh --list | awk '$2 != "none" { print $1 }')
-    ./run-qemu.sh --list | awk '$2 == "none" { print "not run, because of what README.md says of it: scenario " $1 }'
+    local all=() passed scenario half
+    while read -r scenario half; do
+        if [[ $half == none ]]; then
+            echo "not run, because of what README.md says of it: scenario $scenario"
+        else
+            all+=("$scenario")
+        fi
+    done < <(./run-qemu.sh --list)
     ./run-qemu.sh --second --scenario second --timeout 3000 2>&1 | tee "$LOG" | show_scenarios
     tail -n +1 --follow --pid="$LAB" "$LAB_LOG" | show_scenarios
     LAB=''

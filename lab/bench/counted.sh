@@ -88,3 +88,25 @@ medians() {
         }
     '
 }
+
+# The columns of a table of counts behind its first two, as COSTS_HEAD and as costs GUEST prints them: of the guest's
+# exits, its driver domain's hypercalls, and everybody's time.
+COSTS_HEAD="synchronous ioreqs | hypercalls of the driver domain | guest: exits for a register | guest: hypercalls | µs of the \
+driver domain | µs of dom0 | µs of the guest |"
+costs() {
+    local guest driver
+    guest=$(xl domid "$1") driver=$(xl domid "$1-vd")
+    printf '%s | %s | %s | %s | %s | %s | %s |\n' "$(each "$(grown doorbells register-reads register-writes)")" \
+        "$(each "$(grown hypercall-13 hypercall-20 hypercall-32 hypercall-41)")" \
+        "$(each "$(traced "$guest" NPF IOIO)")" "$(each "$(traced "$guest" VMMCALL)")" \
+        "$(busy "$driver")" "$(busy 0)" "$(busy "$guest")"
+}
+
+# counts_table NAME FIRST SECOND: what is in /run/counts, with these first two columns.
+counts_table() {
+    echo "BEGIN $1"
+    echo "| $2 | $3 | $COSTS_HEAD"
+    echo '|---|---|---|---|---|---|---|---|---|'
+    cat /run/counts
+    echo "END $1"
+}

@@ -50,7 +50,6 @@ grep -a '^guest: disk' "$(console bench)"
 xl list
 
 exec {CONSOLE}< <(trap - ERR && exec tail -n +1 --follow "$(console bench)")
-guest=$(xl domid bench) driver=$(xl domid bench-vd)
 
 step "what one request costs, in counts, of $REQUESTS"
 : >/run/counts
@@ -58,22 +57,12 @@ for size in "${SIZES[@]}"; do
     for depth in "${DEPTHS[@]}"; do
         for disk in "${DISKS[@]}"; do
             counted bench load randread "$size" "$depth" "ios=$REQUESTS" "$disk"
-            printf '| %s KiB, depth %s | %s | %s | %s | %s | %s | %s | %s | %s |\n' $((size / 1024)) \
-                "${depth% *}$([[ $depth == *' 1' ]] || echo ", by ${depth#* }")" "$disk" \
-                "$(each "$(grown doorbells register-reads register-writes)")" \
-                "$(each "$(grown hypercall-13 hypercall-32 hypercall-41)")" \
-                "$(each "$(traced "$guest" NPF IOIO)")" "$(each "$(traced "$guest" VMMCALL)")" \
-                "$(busy "$driver")" "$(busy 0)" "$(busy "$guest")" | tee -a /run/counts
+            printf '| %s KiB, depth %s | %s | %s\n' $((size / 1024)) \
+                "${depth% *}$([[ $depth == *' 1' ]] || echo ", by ${depth#* }")" "$disk" "$(costs bench)" | tee -a /run/counts
         done
     done
 done
-echo "BEGIN counts"
-cat <<'END'
-| load | disk | synchronous ioreqs | hypercalls of the driver domain | guest: exits for a register | guest: hypercalls | µs of the driver domain | µs of dom0 | µs of the guest |
-|---|---|---|---|---|---|---|---|---|
-END
-cat /run/counts
-echo "END counts"
+counts_table counts load disk
 
 step "times: requests a second, $ROUNDS rounds of $SECONDS_EACH s"
 : >/run/times

@@ -39,19 +39,7 @@ send() {
 }
 
 step "a guest with a virtio-net device and a PV interface on one bridge"
-for module in bridge xen-netback af_packet; do
-    modprobe "$module"
-done
-brctl addbr xenbr0
-echo 0 >/sys/class/net/xenbr0/bridge/forward_delay
-for group in all default; do
-    echo 1 >/proc/sys/net/ipv6/conf/$group/disable_ipv6
-done
-ip addr add 10.1.0.1/24 dev xenbr0
-ip link set xenbr0 up
-mkdir -p /run/www
-head -c ${MIB}M /dev/urandom >/run/www/bulk
-httpd -f -p 80 -h /run/www &
+bridge_with_files "$MIB"
 sed -e 's/"uplink"/"nets"/; s/vd.job=uplink/vd.job=nets/; s/^memory.*/memory = 512/' \
     -e '/^vdom_devices/,/\]/d' /root/examples/uplink.cfg >/root/nets.cfg
 cat >>/root/nets.cfg <<'END'
@@ -61,27 +49,16 @@ END
 expect_ok vdom create /root/nets.cfg
 wait_for 60 "the guest is ready" console_says nets '^guest: ready'
 xl list
-guest=$(xl domid nets) driver=$(xl domid nets-vd)
 
 step "what a MiB of a TCP stream costs, in counts, of $MIB"
 : >/run/counts
 for how in receive send; do
     for nic in "${NICS[@]}"; do
         counted nets $how "$nic"
-        printf '| %s | %s | %s | %s | %s | %s | %s | %s | %s |\n' $how "$nic" \
-            "$(each "$(grown doorbells register-reads register-writes)")" \
-            "$(each "$(grown hypercall-13 hypercall-32 hypercall-41 hypercall-20)")" \
-            "$(each "$(traced "$guest" NPF IOIO)")" "$(each "$(traced "$guest" VMMCALL)")" \
-            "$(busy "$driver")" "$(busy 0)" "$(busy "$guest")" | tee -a /run/counts
+        printf '| %s | %s | %s\n' $how "$nic" "$(costs nets)" | tee -a /run/counts
     done
 done
-echo "BEGIN net counts"
-cat <<'END'
-| load | interface | synchronous ioreqs | hypercalls of the driver domain | guest: exits for a register | guest: hypercalls | µs of the driver domain | µs of dom0 | µs of the guest |
-|---|---|---|---|---|---|---|---|---|
-END
-cat /run/counts
-echo "END net counts"
+counts_table "net counts" load interface
 
 step "times, $ROUNDS rounds"
 : >/run/times

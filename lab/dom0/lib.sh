@@ -151,6 +151,44 @@ each() {
     awk -v all="$1" -v requests="$REQUESTS" 'BEGIN { printf "%.2f", all / requests }'
 }
 
+# bridge_with_files MIB: dom0's bridge xenbr0, 10.1.0.1/24 without IPv6, with a web server that has /run/www: "bulk" with so
+# many random MiB, and what else is put there.
+bridge_with_files() {
+    local module group
+    for module in bridge xen-netback af_packet; do
+        modprobe "$module"
+    done
+    brctl addbr xenbr0
+    echo 0 >/sys/class/net/xenbr0/bridge/forward_delay
+    for group in all default; do
+        echo 1 >/proc/sys/net/ipv6/conf/$group/disable_ipv6
+    done
+    ip addr add 10.1.0.1/24 dev xenbr0
+    ip link set xenbr0 up
+    mkdir -p /run/www
+    head -c "${1}M" /dev/urandom >/run/www/bulk
+    httpd -f -p 80 -h /run/www &
+}
+
+# records NAME DISK: the last one that the job restart has told of.
+records() {
+    sed -n "s/^guest: record \([0-9]*\) of $2\r*$/\1/p" "$(console "$1")" | tail -n 1
+}
+
+# has_records NAME VDA VDB: at least so many of its two disks.
+has_records() {
+    (($(records "$1" vda) >= $2 && $(records "$1" vdb) >= $3))
+}
+
+# records_go_on NAME: both disks get two more, and nothing has failed.
+records_go_on() {
+    local vda vdb
+    vda=$(records "$1" vda) vdb=$(records "$1" vdb)
+    wait_for 20 "more records" has_records "$1" $((vda + 2)) $((vdb + 2))
+    console_says "$1" FAILED && fail "$(grep -a -m 1 FAILED "$(console "$1")")"
+    return 0
+}
+
 # ask NAME COUNT COMMAND: types a command at the console of a paired guest and waits for that many results, none of which
 # is a failure. They may take ASK_SECONDS.
 ask() {

@@ -7,19 +7,6 @@
 
 IMAGE=/usr/lib/virtio-domain/virtio-domain
 
-records() { sed -n "s/^guest: record \([0-9]*\) of $1\r*$/\1/p" "$(console moved)" | tail -n 1; }
-has_records() { (($(records vda) >= $1 && $(records vdb) >= $2)); }
-has_failed() { console_says moved FAILED; }
-
-# goes_on: both disks get more records.
-goes_on() {
-    local vda vdb
-    vda=$(records vda) vdb=$(records vdb)
-    wait_for 20 "more records" has_records $((vda + 2)) $((vdb + 2))
-    has_failed && fail "$(grep -a -m 1 FAILED "$(console moved)")"
-    return 0
-}
-
 step "a guest with a disk of dom0's, one in memory, and two network devices"
 truncate -s 32M /root/data.img
 start_guest moved restart -vdom_ramdisk 'vdom_devices = [
@@ -29,12 +16,12 @@ start_guest moved restart -vdom_ramdisk 'vdom_devices = [
     'vdom_disk = [ "format=raw,vdev=xvda,access=rw,target=/root/data.img" ]'
 follow_console moved
 first=$(xl domid moved-vd)
-wait_for 30 "records" has_records 2 2
+wait_for 30 "records" has_records moved 2 2
 
 step "another driver domain takes over, twice"
 for _ in 1 2; do
     expect_ok vdom --verbose restart moved
-    goes_on
+    records_go_on moved
 done
 second=$(xl domid moved-vd)
 ((second >= first + 2)) || fail "domain $second after $first: not another one"
@@ -59,7 +46,7 @@ expect_ok xl destroy moved-vd.new
 wait "$restart" && fail "it succeeded"
 cat /run/restart.log
 grep -q 'serves it as before' /run/restart.log || fail "it did not say who serves"
-goes_on
+records_go_on moved
 
 step "the guest reads everything again"
 type_at moved go

@@ -5,19 +5,6 @@
 # timeout: 150
 # half: none
 
-records() { sed -n "s/^guest: record \([0-9]*\) of $1\r*$/\1/p" "$(console heir)" | tail -n 1; }
-has_records() { (($(records vda) >= $1 && $(records vdb) >= $2)); }
-has_failed() { console_says heir FAILED; }
-
-# goes_on: both disks get more records.
-goes_on() {
-    local vda vdb
-    vda=$(records vda) vdb=$(records vdb)
-    wait_for 20 "more records" has_records $((vda + 2)) $((vdb + 2))
-    has_failed && fail "$(grep -a -m 1 FAILED "$(console heir)")"
-    return 0
-}
-
 # is_another ID: the driver domain that serves is another one.
 is_another() {
     local id
@@ -33,7 +20,7 @@ start_guest heir restart 'on_reboot = "restart"' -vdom_ramdisk 'vdom_devices = [
     "type=rng,backend=cpu,rate=1M" ]' \
     'vdom_disk = [ "format=raw,vdev=xvda,access=rw,target=/root/data.img" ]'
 follow_console heir
-wait_for 30 "records" has_records 2 2
+wait_for 30 "records" has_records heir 2 2
 
 for way in "xl trigger heir-vd nmi" "type_at heir-vd panic"; do
     step "$way"
@@ -41,7 +28,7 @@ for way in "xl trigger heir-vd nmi" "type_at heir-vd panic"; do
     $way
     wait_for 30 "another driver domain" is_another "$id"
     tail -n 2 /var/log/xen/vdom-heir.log
-    goes_on
+    records_go_on heir
 done
 vdom list
 wait_for 10 "the crashed ones are gone" eval "((\$(xl list | grep -c heir) == 2))"

@@ -45,20 +45,8 @@ has_fetched() {
 }
 
 step "a bridge of dom0's, with a DHCP server and a web server"
-for module in bridge xen-netback af_packet; do
-    modprobe "$module"
-done
-brctl addbr xenbr0
-echo 0 >/sys/class/net/xenbr0/bridge/forward_delay
-for group in all default; do
-    echo 1 >/proc/sys/net/ipv6/conf/$group/disable_ipv6
-done
-ip addr add 10.1.0.1/24 dev xenbr0
-ip link set xenbr0 up
-mkdir -p /run/www
-head -c 2M /dev/urandom >/run/www/bulk
+bridge_with_files 2
 echo hello >/run/www/small
-httpd -f -p 80 -h /run/www &
 touch /run/leases
 printf '%s\n' 'interface xenbr0' 'start 10.1.0.100' 'end 10.1.0.150' 'lease_file /run/leases' \
     'pidfile /run/udhcpd.pid' 'opt subnet 255.255.255.0' >/run/udhcpd.conf

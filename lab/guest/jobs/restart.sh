@@ -6,33 +6,18 @@
 RECORDS=256 # Where they begin, in blocks of 16 KiB.
 ROOM=8      # So many of them are kept.
 
-# in_host N COMMAND...: runs it where eth(N-1) is.
-in_host() {
-    pid=$(cat "/run/host$1")
-    shift
-    nsenter -t "$pid" -n "$@"
-}
-
 step_find() {
     wait_for_disk
     modprobe virtio_net
     modprobe virtio_rng
-    tries=0
-    until [ -e /sys/class/net/eth1 ] && [ -b /dev/vdb ]; do
-        tries=$((tries + 1))
-        [ $tries -lt 100 ]
-        sleep 0.1
-    done
+    wait_for_interface eth1
+    [ -b /dev/vdb ]
 }
 
 step_up() {
     for n in 1 2; do
-        # shellcheck disable=SC2016 # for the inner shell
-        unshare -n sh -c 'echo $$ >"/run/host$1"; exec sleep 1000' sh $n &
-        until [ -s /run/host$n ]; do sleep 0.1; done
-        sleep 0.2
+        make_host $n
         device=eth$((n - 1))
-        ip link set $device netns "$(cat /run/host$n)"
         in_host $n ip addr add "10.0.0.$n/24" dev $device
         in_host $n ip link set $device up
     done
