@@ -189,6 +189,12 @@ records_go_on() {
     return 0
 }
 
+# is_another NAME ID: the driver domain that serves it is not that one, and does.
+is_another() {
+    local id
+    id=$(xl domid "$1-vd") && [[ $id != "$2" ]] && [[ $(counter "$1" state) == ready ]]
+}
+
 # ask NAME COUNT COMMAND: types a command at the console of a paired guest and waits for that many results, none of which
 # is a failure. They may take ASK_SECONDS.
 ask() {

@@ -59,6 +59,39 @@ in_host() {
     nsenter -t "$pid" -n "$@"
 }
 
+TRANSPORT=/sys/bus/platform/drivers/virtio-mmio
+
+# disk_of SERIAL: the name of that disk.
+disk_of() {
+    for block in /sys/block/vd*; do
+        [ "$(cat "$block/serial")" = "$1" ] && echo "${block##*/}" && return
+    done
+    echo "no disk with the serial number $1"
+    return 1
+}
+
+# take_disk SLOT SERIAL: a disk comes: it is as new, and everything that is written can be read back. What is written stays
+# in /run/late.
+take_disk() {
+    echo "LNRO0005:0$1" >$TRANSPORT/bind
+    tries=0
+    until taken=$(disk_of "$2"); do
+        tries=$((tries + 1))
+        [ $tries -lt 50 ] || return 1
+        sleep 0.1
+    done
+    dd if="/dev/$taken" bs=64k count=4 iflag=direct | cmp -n $((256 << 10)) - /dev/zero
+    dd if=/dev/urandom of=/run/late bs=512k count=1
+    dd if=/run/late of="/dev/$taken" bs=64k oflag=direct conv=fsync
+    dd if="/dev/$taken" of=/run/back bs=128k count=4 iflag=direct
+    cmp /run/late /run/back
+}
+
+# give_slot SLOT: the driver lets the device there go.
+give_slot() {
+    echo "LNRO0005:0$1" >$TRANSPORT/unbind
+}
+
 # run_step NAME: runs the function step_NAME. What it prints is shown if it fails; its last line is the reason.
 # A step's own information goes to file descriptor 3.
 FAILED=0

@@ -5,12 +5,6 @@
 # timeout: 150
 # half: none
 
-# is_another ID: the driver domain that serves is another one.
-is_another() {
-    local id
-    id=$(xl domid heir-vd) && [[ $id != "$1" ]] && [[ $(counter heir state) == ready ]]
-}
-
 step "a guest with a supervisor, a disk of dom0's, one in memory, and two network devices"
 truncate -s 32M /root/data.img
 rm -f /var/log/xen/vdom-heir.log
@@ -26,7 +20,7 @@ for way in "xl trigger heir-vd nmi" "type_at heir-vd panic"; do
     step "$way"
     id=$(xl domid heir-vd)
     $way
-    wait_for 30 "another driver domain" is_another "$id"
+    wait_for 30 "another driver domain" is_another heir "$id"
     tail -n 2 /var/log/xen/vdom-heir.log
     records_go_on heir
 done

@@ -5,8 +5,10 @@
 
 MINUTES=${VD_SOAK_MINUTES:-30} SEED=${VD_SOAK_SEED:-1}
 GUESTS=(left right)
-ACTIONS=(work reboot shutdown destroy destroy_guest destroy_driver panic nmi pause balloon)
+ACTIONS=(work reboot shutdown destroy destroy_guest destroy_driver restart panic nmi plug plug pause balloon)
+SLOT=5 # Free for a disk that comes and goes.
 declare -A TIMES
+declare -A PLUGGED
 RANDOM=$SEED
 
 # count_of NAME REGEX: how many lines of its console match. It may have none yet.
@@ -34,6 +36,7 @@ boots() {
     before=$(count_of "$name" '^guest: found')
     shift
     "$@"
+    PLUGGED[$name]=''
     wait_for 120 "$name boots" more_lines "$name" '^guest: (found|.*FAILED)' "$before"
     goes_on "$name"
 }
@@ -68,16 +71,48 @@ destroy_driver() {
     destroy "$1"
 }
 
-panic() {
-    type_at "$1-vd" panic
-    wait_for_end 30 "$1-vd"
-    destroy "$1"
+restart() {
+    expect_ok vdom restart "$1"
+    goes_on "$1"
 }
 
-nmi() {
-    expect_ok xl trigger "$1-vd" nmi
-    wait_for_end 30 "$1-vd"
-    destroy "$1"
+# succeeded NAME COMMAND...: after that command another driver domain takes the crashed one's place, which goes.
+succeeded() {
+    local name=$1 id
+    id=$(xl domid "$1-vd")
+    shift
+    expect_ok "$@"
+    wait_for 60 "another driver domain for $name" is_another "$name" "$id"
+    goes_on "$name"
+    wait_for 30 "the end of the crashed one of $name" eval "((\$(xl list | grep -c '^$name') == 2))"
+}
+
+panic() { succeeded "$1" type_at "$1-vd" panic; }
+
+nmi() { succeeded "$1" xl trigger "$1-vd" nmi; }
+
+# guest_does NAME STEP...: it does something with a disk that comes or goes, and succeeds.
+guest_does() {
+    local name=$1 line="^guest: step $2 " before
+    shift
+    before=$(count_of "$name" "$line")
+    type_at "$name" "$*"
+    wait_for 60 "$name: $*" more_lines "$name" "$line" "$before"
+    console_says "$name" "${line}FAILED" && fail "$(grep -am 1 "${line}FAILED" "$(console "$name")")"
+    goes_on "$name"
+}
+
+# A disk comes, or the one that came goes.
+plug() {
+    if [[ ! ${PLUGGED[$1]} ]]; then
+        expect_ok vdom device-attach "$1" "slot=$SLOT,type=blk,backend=ram:4M,serial=LATE"
+        guest_does "$1" take $SLOT LATE
+        PLUGGED[$1]=yes
+    else
+        guest_does "$1" give $SLOT LATE
+        expect_ok vdom device-detach "$1" $SLOT
+        PLUGGED[$1]=''
+    fi
 }
 
 pause() {
@@ -117,7 +152,7 @@ free=$(free_memory)
 xenstore-ls -f / 2>/dev/null | cut -d = -f 1 | sort >/run/nodes
 for name in "${GUESTS[@]}"; do
     truncate -s 8M "/root/$name.disk"
-    guest_config "$name" soak 'on_reboot = "restart"' -vdom_ramdisk 'vdom_devices = [
+    guest_config "$name" soak 'on_reboot = "restart"' 'vdom_reserve = 16' -vdom_ramdisk 'vdom_devices = [
         "type=blk,backend=vbd:xvda,serial=LASTING", "type=blk,backend=ram:8M,serial=RAM",
         "type=net,backend=switch,mac=00:16:3e:00:00:01", "type=net,backend=switch,mac=00:16:3e:00:00:02",
         "type=rng,backend=cpu,rate=1M" ]' "vdom_disk = [ \"format=raw,vdev=xvda,access=rw,target=/root/$name.disk\" ]"
@@ -140,8 +175,8 @@ done
 for name in "${GUESTS[@]}"; do
     nothing_lost "$name" || fail "$name has lost what was synced"
 done
-for action in "${ACTIONS[@]}"; do
-    echo "$action: ${TIMES[$action]:-0} times"
+for action in "${!TIMES[@]}"; do
+    echo "$action: ${TIMES[$action]} times"
 done
 assert_clean
 wait_for 5 "no zombie" no_zombie

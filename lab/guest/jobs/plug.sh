@@ -2,31 +2,8 @@
 # Writes its first disk without end, reads it back and compares, and meanwhile does what dom0 types with devices that come and
 # go: "STEP SLOT [SERIAL]". The disk of a serial number is looked for by that.
 
-DRIVER=/sys/bus/platform/drivers/virtio-mmio
-
-# disk_of SERIAL: the name of that disk.
-disk_of() {
-    for block in /sys/block/vd*; do
-        [ "$(cat "$block/serial")" = "$1" ] && echo "${block##*/}" && return
-    done
-    echo "no disk with the serial number $1"
-    return 1
-}
-
-# A disk comes: it is as new, and everything that is written can be read back.
 step_take() {
-    echo "LNRO0005:0$SLOT" >$DRIVER/bind
-    tries=0
-    until TAKEN=$(disk_of "$SERIAL"); do
-        tries=$((tries + 1))
-        [ $tries -lt 50 ] || return 1
-        sleep 0.1
-    done
-    dd if="/dev/$TAKEN" bs=64k count=4 iflag=direct | cmp -n $((256 << 10)) - /dev/zero
-    dd if=/dev/urandom of=/run/late bs=512k count=1
-    dd if=/run/late of="/dev/$TAKEN" bs=64k oflag=direct conv=fsync
-    dd if="/dev/$TAKEN" of=/run/back bs=128k count=4 iflag=direct
-    cmp /run/late /run/back
+    take_disk "$SLOT" "$SERIAL"
     sha256sum /run/late | cut -d ' ' -f 1 >&3
 }
 
@@ -37,12 +14,12 @@ step_same() {
 }
 
 step_give() {
-    echo "LNRO0005:0$SLOT" >$DRIVER/unbind
+    give_slot "$SLOT"
 }
 
 # A slot without a device is passed by, as at boot.
 step_empty() {
-    if echo "LNRO0005:0$SLOT" >$DRIVER/bind; then
+    if echo "LNRO0005:0$SLOT" >"$TRANSPORT/bind"; then
         echo "something is there" && return 1
     fi
 }

@@ -1,6 +1,7 @@
 # shellcheck shell=sh
 # Writes numbered records to its first disk, one after the other, and says of each when it is synced; at its start it says
-# which is the last that it finds, after it has verified all that are there. "reboot" and "poweroff" on the console end it.
+# which is the last that it finds, after it has verified all that are there. "reboot" and "poweroff" on the console end it;
+# "take SLOT SERIAL" and "give SLOT SERIAL" are for a disk that comes, and goes.
 #
 # Record N is in block N % BLOCKS: a line of 96 bytes with the number and the checksum of the data, and 4000 bytes of data.
 # Only the one that was being written when the guest ended may be torn.
@@ -50,6 +51,16 @@ step_find() {
     cat /run/last >&3
 }
 
+step_take() {
+    take_disk "$SLOT" "$SERIAL"
+}
+
+step_give() {
+    dd if="/dev/$(disk_of "$SERIAL")" of=/run/back bs=128k count=4 iflag=direct
+    cmp /run/late /run/back
+    give_slot "$SLOT"
+}
+
 step_use() {
     churn nothing 1 >&3
 }
@@ -68,10 +79,11 @@ wait_for_disk
 modprobe virtio_net
 modprobe virtio_rng
 (
-    while read -r command; do
+    while read -r command SLOT SERIAL; do
         case $command in
             reboot) reboot -f ;;
             poweroff) poweroff -f ;;
+            take | give) run_step "$command" ;;
         esac
     done </dev/console
 ) &
