@@ -25,7 +25,7 @@ more_lines() { (($(count_of "$1" "$2") > $3)); }
 goes_on() {
     local before
     before=$(count_of "$1" '^guest: synced')
-    wait_for 60 "$1 goes on" more_lines "$1" '^guest: (synced|.*FAILED)' $((before + 1))
+    wait_for 120 "$1 goes on" more_lines "$1" '^guest: (synced|.*FAILED)' $((before + 1))
     console_says "$1" FAILED && fail "$(grep -am 1 FAILED "$(console "$1")")"
     return 0
 }
@@ -37,7 +37,7 @@ boots() {
     shift
     "$@"
     PLUGGED[$name]=''
-    wait_for 120 "$name boots" more_lines "$name" '^guest: (found|.*FAILED)' "$before"
+    wait_for 300 "$name boots" more_lines "$name" '^guest: (found|.*FAILED)' "$before"
     goes_on "$name"
 }
 
@@ -50,8 +50,8 @@ reboot() { boots "$1" type_at "$1" reboot; }
 
 shutdown() {
     expect_ok xl shutdown "$1"
-    wait_for_end 60 "$1"
-    wait_for_end 30 "$1-vd"
+    wait_for_end 120 "$1"
+    wait_for_end 60 "$1-vd"
     boots "$1" create "$1"
 }
 
@@ -62,7 +62,7 @@ destroy() {
 
 destroy_guest() {
     expect_ok xl destroy "$1"
-    wait_for_end 30 "$1-vd"
+    wait_for_end 60 "$1-vd"
     boots "$1" create "$1"
 }
 
@@ -82,9 +82,9 @@ succeeded() {
     id=$(xl domid "$1-vd")
     shift
     expect_ok "$@"
-    wait_for 60 "another driver domain for $name" is_another "$name" "$id"
+    wait_for 120 "another driver domain for $name" is_another "$name" "$id"
     goes_on "$name"
-    wait_for 30 "the end of the crashed one of $name" eval "((\$(xl list | grep -c '^$name') == 2))"
+    wait_for 60 "the end of the crashed one of $name" eval "((\$(xl list | grep -c '^$name') == 2))"
 }
 
 panic() { succeeded "$1" type_at "$1-vd" panic; }
@@ -97,7 +97,7 @@ guest_does() {
     shift
     before=$(count_of "$name" "$line")
     type_at "$name" "$*"
-    wait_for 60 "$name: $*" more_lines "$name" "$line" "$before"
+    wait_for 120 "$name: $*" more_lines "$name" "$line" "$before"
     console_says "$name" "${line}FAILED" && fail "$(grep -am 1 "${line}FAILED" "$(console "$name")")"
     goes_on "$name"
 }
