@@ -20,7 +20,7 @@ use vd_config::{
     TargetType, VirtualDisk,
 };
 use vd_kernel_core::cmdline::{self, LogLevel};
-use vd_kernel_core::command::{self, Command};
+use vd_kernel_core::command::{self, Command, Crash};
 use vd_kernel_core::description;
 use vd_xenbus::test_util::{FakePage, FakeSignal, FakeXenstored};
 use vd_xenbus::{RingTransport, Xenstore};
@@ -387,7 +387,9 @@ fn console_command(line: &[u8]) {
         ["stats"] => Command::Stats,
         ["devices"] => Command::Devices,
         ["shutdown"] => Command::Shutdown,
-        ["panic"] => Command::Panic,
+        ["panic"] => Command::Panic(Crash::Panic),
+        ["panic", "stack"] => Command::Panic(Crash::Stack),
+        ["panic", "heap"] => Command::Panic(Crash::Heap),
         ["log", word] => level(word.as_bytes()).map_or(Command::Unknown, Command::Log),
         _ => Command::Unknown,
     };

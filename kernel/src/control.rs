@@ -5,11 +5,13 @@
 //!
 //! A page of output fits the console's ring (2 KiB); what does not is dropped rather than waited for.
 
+use alloc::vec::Vec;
 use core::fmt::{self, Write};
+use core::hint::black_box;
 
 use vd_config::SlotIndex;
 use vd_console::{ConsoleDevice, Size};
-use vd_kernel_core::command::{self, Command};
+use vd_kernel_core::command::{self, Command, Crash};
 use vd_kernel_core::link::{Farewell, Link, Output};
 use vd_kernel_core::trace::Trace;
 use vd_xenbus::link;
@@ -197,7 +199,7 @@ impl Operator {
                 Ok(())
             }
             Command::Shutdown => return Some(Request::Shutdown),
-            Command::Panic => panic!("asked for at the console"),
+            Command::Panic(how) => crash(how),
             Command::Unknown => Out.write_str("not understood; try help\n"),
         };
         None
@@ -428,6 +430,28 @@ fn queues(guest: Option<&Guest>) -> fmt::Result {
         }
     }
     Ok(())
+}
+
+/// Ends this domain in the way that was asked for.
+fn crash(how: Crash) -> ! {
+    match how {
+        Crash::Panic => {}
+        Crash::Stack => {
+            overflow(0);
+        }
+        Crash::Heap => drop(black_box(Vec::<u8>::with_capacity(isize::MAX as usize))),
+    }
+    panic!("asked for at the console");
+}
+
+/// Calls itself until there is no stack left. Each call has something to do afterwards.
+#[inline(never)]
+fn overflow(depth: u64) -> u64 {
+    let here = black_box([depth; 64]);
+    if here[0] == u64::MAX {
+        return depth;
+    }
+    overflow(depth + 1) + black_box(here)[63]
 }
 
 /// Gives every counter to `f`, with the name it has in xenstore.

@@ -43,10 +43,21 @@ pub enum Command<'a> {
     },
     /// Release the guest and power off.
     Shutdown,
-    /// Panic: shows that the guest survives it.
-    Panic,
+    /// Crash: shows that the guest survives it.
+    Panic(Crash),
     /// Not understood.
     Unknown,
+}
+
+/// Ways to crash on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// A panic.
+    Panic,
+    /// A call without end, which meets the guard page below the stack.
+    Stack,
+    /// An allocation that no memory suffices for.
+    Heap,
 }
 
 /// Ends what [`Command::Attach`] has begun: Ctrl-^. `xl console` keeps Ctrl-] for itself.
@@ -64,7 +75,7 @@ trace dump      stop, and print the record
 log LEVEL       off, error, warn, info, debug or trace
 attach SLOT [PORT]  this console becomes a port of a console device; Ctrl-^ ends that
 shutdown        release the guest and power off
-panic           panic, to see that the guest is released
+panic [stack|heap]  crash, to see that the guest is released: panic, overflow the stack, or want more memory than there is
 ";
 
 /// Parses one line.
@@ -104,7 +115,9 @@ pub fn parse(line: &str) -> Command<'_> {
         (Some("trace"), Some("off")) => Command::TraceOff,
         (Some("trace"), Some("dump")) => Command::TraceDump,
         (Some("shutdown"), None) => Command::Shutdown,
-        (Some("panic"), None) => Command::Panic,
+        (Some("panic"), None) => Command::Panic(Crash::Panic),
+        (Some("panic"), Some("stack")) => Command::Panic(Crash::Stack),
+        (Some("panic"), Some("heap")) => Command::Panic(Crash::Heap),
         (Some("log"), Some(level)) => LogLevel::named(level).map_or(Command::Unknown, Command::Log),
         _ => Command::Unknown,
     }
@@ -114,7 +127,7 @@ pub fn parse(line: &str) -> Command<'_> {
 mod tests {
     use vd_config::SlotIndex;
 
-    use super::{Command, HELP, parse};
+    use super::{Command, Crash, HELP, parse};
     use crate::cmdline::LogLevel;
 
     #[test]
@@ -138,12 +151,16 @@ mod tests {
             assert_eq!(parse(bad), Command::Unknown, "{bad}");
         }
         assert_eq!(parse("trace dump"), Command::TraceDump);
+        assert_eq!(parse("panic"), Command::Panic(Crash::Panic));
+        assert_eq!(parse("panic stack"), Command::Panic(Crash::Stack));
+        assert_eq!(parse("panic heap"), Command::Panic(Crash::Heap));
         for bad in [
             "trace",
             "trace it",
             "log",
             "log loud",
             "stats now",
+            "panic now",
             "Panic",
             "log warn twice",
         ] {
