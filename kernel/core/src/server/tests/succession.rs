@@ -125,7 +125,7 @@ impl Side {
         }
         let device = &mut self.device;
         self.server
-            .take_kicks(0, |_, value| drop(device.notify(value.unwrap())));
+            .take_kicks(0, |_, value| assert!(device.notify(value.unwrap())));
         self.device.run(mem, 64, &mut self.chain);
         self.settle(None);
     }
@@ -403,7 +403,7 @@ fn schedules(changes: usize, aside: bool) -> impl Iterator<Item = Schedule> {
 }
 
 #[test]
-fn whenever_another_domain_takes_over_each_request_comes_back() {
+fn row33_whenever_another_domain_takes_over_each_request_comes_back() {
     for way in WAYS {
         assert_eq!(run(way, schedules(0, true).next().unwrap()).0, REQUESTS);
         for schedule in (1..4).flat_map(|changes| schedules(changes, true)) {
