@@ -140,8 +140,9 @@ pub(crate) fn level(arg: SetPciIntxLevel) -> Level {
     }
 }
 
-/// Creates an ioreq server for `guest`; Xen pauses the guest meanwhile. The
-/// newest server wins where ranges overlap.
+/// Creates an ioreq server for `guest`; Xen pauses the guest meanwhile. It has
+/// the lowest number that is free. Where ranges overlap, the enabled server with
+/// the highest number wins, which need not be the newest.
 ///
 /// # Errors
 /// `ENOSPC` when the guest has eight of them, `ENOMEM`, and the common ones.

@@ -166,6 +166,7 @@ impl Service {
             return None;
         }
         self.operator.guest_gone();
+        let asked = guest.asked();
         self.answer(Ok(Stage::Exported));
         loop {
             self.held = self.news(None);
@@ -173,12 +174,25 @@ impl Service {
                 match self.order() {
                     Order::Release => {
                         self.wait_for_vcpus();
+                        let lost = guest.asked() - asked;
+                        if lost != 0 {
+                            log::warn!(
+                                "{lost} accesses came here after another driver domain had taken over: nobody has heard them"
+                            );
+                        }
                         return Some(Stop::Succeeded);
                     }
-                    Order::Resume => {
-                        self.resume(guest);
-                        return None;
-                    }
+                    Order::Resume => match guest.come_back() {
+                        Ok(()) => {
+                            self.resume(guest);
+                            return None;
+                        }
+                        Err(why) => {
+                            self.answer(Err(why));
+                            // Again with the next tick: nobody else serves the guest.
+                            self.held.order = true;
+                        }
+                    },
                     _ => continue,
                 }
             }

@@ -1,8 +1,8 @@
 //! A small Xen: one guest, the caller, and the calls by which the one serves the other. Each call can be made to fail.
 //!
 //! What can be seen of it is a [`State`], which a test compares: ioreq servers and their ranges, event channels, what is
-//! mapped in the caller's physmap, interrupt lines. Calls are carried out as Xen does (numbers are given out lowest first, an
-//! enabled server has ports, a port starts masked and pending, a page is mapped where nothing is), and what the caller must
+//! mapped in the caller's physmap, interrupt lines. Calls are carried out as Xen does (numbers are given out lowest first, the
+//! enabled server with the highest one gets what the guest asks, and has ports, a port starts masked and pending, a page is mapped where nothing is), and what the caller must
 //! never do panics. What is not modelled: more guests than one, vCPUs of the caller, caching, memory that is shared.
 //!
 //! Calls count from 0 in the order in which they take effect; a multicall is one call, and each of its entries is one.
@@ -111,6 +111,8 @@ struct Hidden {
     calls: Vec<String>,
     /// A vCPU that asks the same again as soon as it is told of the answer.
     busy: Option<u16>,
+    /// The server that each vCPU has asked last.
+    asked: BTreeMap<u16, u16>,
 }
 
 /// When calls fail.
@@ -248,8 +250,17 @@ impl Machine {
         let control = (u64::from(flags) | READY) << STATE_SHIFT | u64::from(kind) << 56;
         let last = last & 0xffff_ffff | control;
         page.word(at + LAST_WORD).store(last, Ordering::Release);
-        let remote = self.state.borrow().servers[&self.enabled()].ports[usize::from(vcpu)];
+        let server = self.enabled();
+        self.hidden.borrow_mut().asked.insert(vcpu, server);
+        let remote = self.state.borrow().servers[&server].ports[usize::from(vcpu)];
         self.signal(remote);
+    }
+
+    /// What a vCPU that has asked and waits no more was answered.
+    pub fn answer(&self, vcpu: u16) -> u64 {
+        let server = self.hidden.borrow().asked[&vcpu];
+        let page = self.page_of(server, 1);
+        page.word(usize::from(vcpu) * 4 + 1).load(Ordering::Relaxed)
     }
 
     /// From now on, this vCPU asks the same again as soon as it is told of an answer, as long as the server is enabled.
@@ -322,6 +333,11 @@ impl Machine {
     pub fn interrupts(&self, device: u8) -> u64 {
         let hidden = self.hidden.borrow();
         hidden.interrupts.get(&device).copied().unwrap_or(0)
+    }
+
+    /// Whether a device's line is up.
+    pub fn is_up(&self, device: u8) -> bool {
+        self.state.borrow().lines.contains(&device)
     }
 
     /// How many messages have interrupted the guest.
@@ -402,10 +418,11 @@ impl Machine {
         Arc::clone(page.or_insert_with(Page::new))
     }
 
+    /// The server that gets the guest's accesses: that with the highest number.
     fn enabled(&self) -> u16 {
         let state = self.state.borrow();
         let mut servers = state.servers.iter().filter(|(_, server)| server.enabled);
-        *servers.next().expect("an enabled server").0
+        *servers.next_back().expect("an enabled server").0
     }
 
     /// The guest is gone.
@@ -484,6 +501,9 @@ impl Machine {
                     ranges: Vec::new(),
                 };
                 state.servers.insert(arg.id, server);
+                // Its pages are fresh ones.
+                let mut hidden = self.hidden.borrow_mut();
+                hidden.pages.retain(|(server, _), _| *server != arg.id);
                 at.set(arg);
             }
             dm::op::GET_IOREQ_SERVER_INFO => {

@@ -2,7 +2,8 @@
 //!
 //! Three parts of the image share a [`Server`]: the interrupt handler answers doorbells ([`slots`], [`posted`]), the main
 //! loop takes what is left and makes and undoes everything ([`attach`]; [`late`] for devices that come and go), and the
-//! panic path lets the guest go in an emergency ([`release`]). [`signal`] is how a device interrupts the guest. What needs a pointer, the interrupt flag or the
+//! panic path lets the guest go in an emergency ([`release`]); [`succession`] makes room for another domain's server.
+//! [`signal`] is how a device interrupts the guest. What needs a pointer, the interrupt flag or the
 //! runtime's tables is behind [`Platform`]; the hypercalls, and what is done when one fails, are here, where a test can fail
 //! each of them.
 //!
@@ -31,6 +32,7 @@ pub mod posted;
 pub mod release;
 pub mod signal;
 pub mod slots;
+pub mod succession;
 #[cfg(test)]
 mod tests;
 

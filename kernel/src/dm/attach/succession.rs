@@ -6,17 +6,18 @@ use alloc::string::String;
 use vd_kernel_core::bequest::Cause;
 
 use super::Guest;
+use crate::counters;
 use crate::dm::slots::SERVER;
 
 /// Passes in which a guest that is paused has to come to rest: each of its vCPUs has one access, and what it has posted.
 const PASSES: usize = 64;
 
 impl Guest {
-    /// Writes down where the devices stand, and lowers their interrupt lines. The guest is paused, and stays so until
-    /// another driver domain serves it, or this one goes on.
+    /// Writes down where the devices stand, lowers their interrupt lines, and stops to hear what the guest asks for. The
+    /// guest is paused, and stays so until another driver domain serves it, or this one goes on.
     ///
     /// # Errors
-    /// Why that cannot be, for the operator.
+    /// Why that cannot be, for the operator; this domain serves the guest as before.
     pub fn export(&mut self, into: &mut [u8]) -> Result<(), String> {
         for _ in 0..PASSES {
             SERVER.scan();
@@ -37,7 +38,23 @@ impl Guest {
                 into.len() >> 10
             ));
         }
-        Ok(())
+        let aside = SERVER.step_aside();
+        aside.map_err(|error| format!("disabling the ioreq server: {error}"))
+    }
+
+    /// Serves the guest again after [`Guest::export`].
+    ///
+    /// # Errors
+    /// Why that cannot be, for the operator: nobody serves it.
+    pub fn come_back(&mut self) -> Result<(), String> {
+        let back = SERVER.come_back();
+        back.map_err(|error| format!("enabling the ioreq server again: {error}"))
+    }
+
+    /// How much the guest has asked for so far, and posted. Nothing is added while another domain serves it.
+    pub fn asked(&self) -> u64 {
+        let counters = SERVER.counters();
+        counters.taken() + counters.posted_doorbells + counters::get(&counters::POSTED_WRITES)
     }
 }
 

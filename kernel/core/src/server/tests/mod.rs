@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::prelude::v1::*;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::vec;
 
@@ -22,6 +23,7 @@ use crate::bus::{Answer, Target};
 mod attach_and_release;
 mod late;
 mod run;
+mod succession;
 
 const GUEST: DomId = DomId(7);
 const VCPUS_THERE: u32 = 3;
@@ -38,7 +40,8 @@ const ERRORS: [Errno; 6] = [
 const FRAMES: core::ops::Range<u64> = 0x10_0000..0x10_0004;
 
 struct Fake {
-    xen: Machine,
+    /// Other domains may have servers there too.
+    xen: Rc<Machine>,
     frames: RefCell<BTreeSet<u64>>,
     meanings: RefCell<BTreeMap<u32, u16>>,
     woken: Cell<bool>,
@@ -134,7 +137,9 @@ impl Platform for Fake {
     fn map(&self, guest: DomId, server: ServerId, page: ServerPage) -> Result<Frame, MapError> {
         assert_eq!(guest, GUEST);
         let mut frames = self.frames.borrow_mut();
-        let free = FRAMES.into_iter().find(|frame| !frames.contains(frame));
+        let taken = self.xen.state().physmap;
+        let is_free = |frame: &u64| !frames.contains(frame) && !taken.contains_key(frame);
+        let free = FRAMES.into_iter().find(is_free);
         let frame = free.ok_or(MapError::NoFrame)?;
         let mapped = self.xen.map(server, page as u64, frame);
         mapped.map_err(MapError::Xen)?;
@@ -158,7 +163,7 @@ impl Platform for Fake {
 
     fn listen(&self, port: EvtchnPort, source: u16) -> Result<(), Errno> {
         self.meanings.borrow_mut().insert(port.0, source);
-        xen_hypercall::event_channel::unmask(&self.xen, port)
+        xen_hypercall::event_channel::unmask(self.xen(), port)
     }
 
     fn mask(&self, port: EvtchnPort) {
@@ -167,7 +172,7 @@ impl Platform for Fake {
 
     fn close(&self, port: EvtchnPort) -> Result<(), Errno> {
         self.meanings.borrow_mut().remove(&port.0);
-        xen_hypercall::event_channel::close(&self.xen, port)
+        xen_hypercall::event_channel::close(self.xen(), port)
     }
 
     fn wake(&self) {
@@ -191,8 +196,13 @@ fn server() -> Tested {
 
 /// A server without a guest; the guest that there is has so many vCPUs.
 fn server_of(vcpus: u32) -> Tested {
+    server_at(&Rc::new(Machine::new(GUEST, vcpus, 0..1024)))
+}
+
+/// The same with that Xen.
+fn server_at(xen: &Rc<Machine>) -> Tested {
     let fake = Fake {
-        xen: Machine::new(GUEST, vcpus, 0..1024),
+        xen: Rc::clone(xen),
         frames: RefCell::default(),
         meanings: RefCell::default(),
         woken: Cell::new(false),
@@ -302,10 +312,15 @@ impl Tested {
     /// The interrupt handler runs until there is nothing left to handle.
     fn interrupts(&self) {
         for port in self.xen().take_events() {
-            let meaning = self.platform.meanings.borrow().get(&port.0).copied();
-            if let Some(source) = meaning {
-                self.on_source(port, source);
-            }
+            self.interrupt(port);
+        }
+    }
+
+    /// It runs for one port, if that is one of this server's.
+    fn interrupt(&self, port: EvtchnPort) {
+        let meaning = self.platform.meanings.borrow().get(&port.0).copied();
+        if let Some(source) = meaning {
+            self.on_source(port, source);
         }
     }
 
