@@ -76,9 +76,24 @@ expect_fail 'another vdom creates|a domain of this name' vdom create "$again"
 has_restarted() { [[ $(grep -c 'restart [0-9]*$' /var/log/xen/vdom-again.log) -ge $1 ]]; }
 restarted_or_failed() { has_restarted "$REBOOTS" || console_says again FAIL; }
 wait_for $((60 + 15 * REBOOTS)) "$REBOOTS restarts" restarted_or_failed
+
+step "its supervisor is killed: the guest stays shut down, until another one comes"
+killed=$pid
+lives() { grep -c '^again .* runs with' /var/log/xen/vdom-again.log; }
+before=$(lives)
+# Not in the middle of a creation.
+wait_for 30 "the beginning of a life" eval "((\$(lives) > before))"
+kill -9 "$killed"
+is_shut_down() { xl list | awk '$1 == "again" { print $5 }' | grep -q '^---s'; }
+wait_for 30 "the end of a life" is_shut_down
+expect_ok env VDOM_RESTART_GAP=2 vdom supervise "$again"
+expect_fail 'another vdom' vdom supervise "$again"
+pid=$(cat /run/vdom/.again.supervisor)
+wait_for 60 "more restarts" has_restarted $(($(grep -c 'restart [0-9]*$' /var/log/xen/vdom-again.log) + 2))
 expect_ok vdom destroy again
 tail -n 12 /var/log/xen/vdom-again.log
 has_ended "$pid" || fail "its supervisor lives"
+has_ended "$killed" || fail "the first supervisor lives"
 (($(grep -ac '^paired: RESULT PASS' "$(console again)") >= REBOOTS)) || fail "$(tail -n 3 "$(console again)")"
 console_says again FAIL && fail "$(grep -am 1 FAIL "$(console again)")"
 assert_clean

@@ -56,6 +56,11 @@ vdom starts the driver domain, creates the guest paused, gives the driver domain
 guest, describes the devices, waits until they are ready, and lets the guest run. If on_reboot is
 restart (xl's default), a process stays behind that creates both again when the guest reboots.";
 
+const SUPERVISE_MORE: &str = "\
+vdom create leaves a process behind for a guest that is to be created again when it reboots. vdom list says
+\"unsupervised\" of a guest whose process is gone. This leaves another one behind, with the configuration as it is now;
+a guest that has rebooted meanwhile is created again at once.";
+
 const ATTACH_MORE: &str = "\
 For toolstacks other than xl. Create the driver domain (PVH, altp2m and nested virtualization off,
 enough shadow memory) and the guest (HVM, with the table of `vdom ssdt` as its acpi_firmware,
@@ -105,6 +110,14 @@ pub(crate) enum Command {
         /// Leave the guest paused
         #[arg(short, long)]
         paused: bool,
+        #[command(flatten)]
+        timeout: Timeout,
+    },
+    /// Create a running guest again whenever it reboots, after the process that did so was killed
+    #[command(after_help = SUPERVISE_MORE)]
+    Supervise {
+        #[command(flatten)]
+        config: GuestConfig,
         #[command(flatten)]
         timeout: Timeout,
     },

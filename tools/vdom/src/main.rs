@@ -79,6 +79,17 @@ fn run(cli: Cli) -> Result<(), Failure> {
             };
             create(&plan, options, verbose)
         }
+        Command::Supervise { config, timeout } => {
+            let plan = create::plan(&config.path, &config.overrides)?;
+            let options = create::Options {
+                timeout: timeout.duration(),
+                paused: false,
+                again: true,
+            };
+            leave_supervisor(&plan, options, verbose, |host| {
+                supervise::resume(host, &plan)
+            })
+        }
         Command::Check { config } => {
             create::plan(&config.path, &config.overrides).map(|plan| check(&plan))
         }
@@ -181,20 +192,32 @@ fn with_xen(verbose: bool) -> Result<Host, Failure> {
 
 /// Creates a guest; if it is to be created again when it reboots, a process stays behind that does so.
 fn create(plan: &create::Plan, options: create::Options, verbose: bool) -> Result<(), Failure> {
+    if plan.guest.restarts.is_empty() {
+        return create::first(&mut with_xen(verbose)?, plan, options).map(|_| ());
+    }
+    leave_supervisor(plan, options, verbose, |host| {
+        create::first(host, plan, options)
+    })
+}
+
+/// Leaves a process behind that creates a guest again when it reboots. `guest` says which that is, with the claim on its name.
+fn leave_supervisor(
+    plan: &create::Plan,
+    options: create::Options,
+    verbose: bool,
+    guest: impl FnOnce(&mut Host) -> Result<(host::Domain, claim::Claim), Failure>,
+) -> Result<(), Failure> {
     let mut host = with_xen(verbose)?;
     let name = &plan.guest.name;
-    if plan.guest.restarts.is_empty() {
-        return create::first(&mut host, plan, options).map(|_| ());
-    }
     let pace = supervise::Pace::from_environment().at(name, "supervise")?;
     let log = supervise::open_log(&host.report, name)
         .map_err(|error| Trouble::new(format!("/dev/null: {error}"), "mend this host"));
     let log = log.at(name, "supervise")?;
-    let (guest, claim) = create::first(&mut host, plan, options)?;
+    let (guest, claim) = guest(&mut host)?;
     let pid = os::detach(&log).map_err(|error| {
         Trouble::new(
             format!("it runs, but no process can be left behind: {error}"),
-            "it will not come back when it reboots: vdom destroy it, then create it again",
+            "it will not come back when it reboots: vdom supervise it",
         )
     });
     if let Some(pid) = pid.at(name, "supervise")? {

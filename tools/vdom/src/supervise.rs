@@ -16,10 +16,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::claim::Claim;
 use crate::create::{self, Options, Plan};
 use crate::destroy;
 use crate::driver::{self, Source};
-use crate::failure::{At, Failure};
+use crate::failure::{At, Failure, Trouble};
 use crate::guest::Ending;
 use crate::host::{Domain, Host};
 use crate::report::Reporter;
@@ -39,6 +40,29 @@ const TRIES: u32 = 3;
 const BETWEEN: Duration = Duration::from_secs(5);
 /// How soon a supervisor notices that it is to end, while it waits for a time to pass.
 const NAP: Duration = Duration::from_millis(200);
+
+/// A guest that vdom has created, and whose supervisor is gone, with the claim on its name.
+///
+/// # Errors
+/// There is no such guest, nobody is to supervise it, or somebody does.
+pub(crate) fn resume(host: &mut Host, plan: &Plan) -> Result<(Domain, Claim), Failure> {
+    let name = &plan.guest.name;
+    let never = |why: &str| Trouble::new(why, "vdom destroy it, then create it again");
+    let claim = Claim::take(&host.run_dir, name, &mut *host.clock).at(name, "claim name")?;
+    let domains = host.domains().at(name, STEP)?;
+    let guest = domains.into_iter().find(|domain| domain.name == *name);
+    let guest = guest.ok_or_else(|| Trouble::new("there is no such guest", "vdom create it"));
+    let guest = guest.at(name, STEP)?;
+    if plan.guest.restarts.is_empty() {
+        let why = "by this configuration it is not created again when it reboots";
+        return Err(Trouble::new(why, "set on_reboot = \"restart\"").at(name, STEP));
+    }
+    if !RunDir::of(&host.run_dir, name).restarts() {
+        let why = "it was created without a supervisor: when it reboots, xl ends it";
+        return Err(never(why).at(name, STEP));
+    }
+    Ok((guest, claim))
+}
 
 /// Until the guest has ended for good, or somebody ends the supervisor.
 pub(crate) fn run(

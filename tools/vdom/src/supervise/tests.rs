@@ -260,3 +260,35 @@ fn a_guest_that_reboots_at_once_is_made_to_wait() {
     let now = bench.fake.0.borrow().now;
     assert!(now.as_secs() >= 2 + 4 + 8 + 16 + 32 + 60 + 60, "{now:?}");
 }
+
+/// What a supervisor that was killed leaves: a guest, and a claim that nobody holds.
+#[test]
+fn another_supervisor_takes_the_place_of_one_that_was_killed() {
+    let bench = Bench::new(&[REBOOT]);
+    let mut host = bench.fake.host(&bench.run_dir());
+    bench.dir.file("run/.web.supervisor", "1\n");
+    let (guest, claim) = resume(&mut host, &bench.plan).unwrap();
+    assert_eq!(guest, bench.guest);
+    let failure = resume(&mut host, &bench.plan).unwrap_err().to_string();
+    assert!(failure.contains("another vdom"), "{failure}");
+    drop(claim);
+    resume(&mut host, &bench.plan).unwrap();
+}
+
+#[test]
+fn what_is_not_to_be_supervised_is_refused_with_a_reason() {
+    let bench = Bench::new(&[]);
+    let refused = |name: &str, restarts: bool, why: &str| {
+        let mut plan = bench.plan.clone();
+        plan.guest.name = name.into();
+        if !restarts {
+            plan.guest.restarts.clear();
+        }
+        let failure = resume(&mut bench.fake.host(&bench.run_dir()), &plan).unwrap_err();
+        assert!(failure.to_string().contains(why), "{failure}");
+    };
+    refused("nobody", true, "no such guest");
+    refused("web", false, "not created again");
+    std::fs::remove_file(bench.run_dir().join("web/restarts")).unwrap();
+    refused("web", true, "created without a supervisor");
+}
