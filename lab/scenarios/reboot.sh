@@ -82,7 +82,7 @@ killed=$pid
 lives() { grep -c '^again .* runs with' /var/log/xen/vdom-again.log; }
 before=$(lives)
 # Not in the middle of a creation.
-wait_for 30 "the beginning of a life" eval "((\$(lives) > before))"
+wait_for 30 "the beginning of a life" eval "((\$(lives) > $before))"
 kill -9 "$killed"
 is_shut_down() { xl list | awk '$1 == "again" { print $5 }' | grep -q '^---s'; }
 wait_for 30 "the end of a life" is_shut_down
