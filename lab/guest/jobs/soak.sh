@@ -95,7 +95,7 @@ done
     say "found $last"
     while last=$((last + 1)) && append $last; do
         say "synced $last"
-        sleep 1 # There is another guest, which may be about to boot.
+        sleep 3 # There is another guest, which may be about to boot.
     done
     say "soak FAILED: record $last: $(cat /run/error)"
 }
