@@ -3,7 +3,7 @@
 # supervisor lets another one take its place, which does again what was under way. Nothing that the guest was told to be
 # safe is lost, on a disk of dom0's or in memory, and no request fails.
 # timeout: 150
-# half: none
+# half: second
 
 records() { sed -n "s/^guest: record \([0-9]*\) of $1\r*$/\1/p" "$(console heir)" | tail -n 1; }
 has_records() { (($(records vda) >= $1 && $(records vdb) >= $2)); }

@@ -57,10 +57,6 @@ pub(crate) fn run(host: &mut Host, name: &str, options: &Options) -> Result<(), 
     let guest = pair.guest.name.clone();
     let _lock = lock(host, &guest)?;
     let crashed = has_crashed(host, &pair.old)?;
-    host.report.note(
-        &guest,
-        "this is experimental: after a take-over a disk has been seen to get no further (docs/reliability.md)",
-    );
     let mut succession = Succession::new(host, &pair, options.timeout);
     let done = if crashed {
         succession
