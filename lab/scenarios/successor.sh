@@ -3,7 +3,7 @@
 # supervisor lets another one take its place, which does again what was under way. Nothing that the guest was told to be
 # safe is lost, on a disk of dom0's or in memory, and no request fails.
 # timeout: 150
-# half: none
+# half: second
 
 step "a guest with a supervisor, a disk of dom0's, one in memory, and two network devices"
 truncate -s 32M /root/data.img

@@ -25,8 +25,8 @@ pub const TOKEN: &str = "back-ends";
 /// Most directories that are looked after. The toolstack makes them; a guest has as many as there are slots.
 const MOST: usize = 64;
 /// Nanoseconds that a directory stays there in the state Closed. A toolstack that finds it gone before it has seen the state
-/// takes that for an error.
-const LINGER: u64 = 300_000_000;
+/// takes that for an error, and on a busy host its look may come late.
+const LINGER: u64 = 1_000_000_000;
 /// The value of `online` when the toolstack wants the device to go.
 const OFFLINE: &[u8] = b"0";
 

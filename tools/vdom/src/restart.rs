@@ -61,10 +61,6 @@ pub(crate) fn run(host: &mut Host, name: &str, options: &Options) -> Result<(), 
     // Nobody attaches or detaches one from here on.
     pair.devices = devices(host, &pair)?;
     let crashed = has_crashed(host, &pair.old)?;
-    host.report.note(
-        &guest,
-        "this is experimental: after a take-over a disk has been seen to get no further (docs/reliability.md)",
-    );
     let mut succession = Succession::new(host, &pair, options.timeout);
     let done = if crashed {
         succession

@@ -10,8 +10,10 @@ use crate::attach;
 use crate::failure::{At, Failure, Trouble};
 use crate::host::{Bridge, Change, Domain, Host, node};
 
-/// How often a driver domain's progress is looked at.
+/// How often a driver domain's progress is looked at while the guest is paused.
 const POLL: Duration = Duration::from_millis(2);
+/// How often otherwise: each look is work for a CPU that the driver domain may be waiting for.
+const PATIENT: Duration = Duration::from_millis(20);
 /// How long a driver domain that is to let go of the guest may take.
 const LETTING_GO: Duration = Duration::from_secs(5);
 
@@ -308,6 +310,7 @@ impl<'a> Succession<'a> {
     ) -> Result<(), Failure> {
         let name = &domain.name;
         let start = self.host.clock.now();
+        let pause = if self.is_paused { POLL } else { PATIENT };
         let host = &mut *self.host;
         loop {
             let done = is_done(host, domain.id).at(name, step)?;
@@ -340,7 +343,7 @@ impl<'a> Succession<'a> {
                 );
                 return Err(Trouble::new(what, remedy).at(name, step));
             }
-            host.clock.sleep(POLL);
+            host.clock.sleep(pause);
         }
     }
 

@@ -197,8 +197,8 @@ impl Guest {
 
     /// The driver negotiates, and makes its queue.
     fn set_up(&self, side: &mut Side) {
-        let features = Features::VERSION_1 | Features::RING_PACKED | Features::EVENT_IDX;
-        let bits = features.bits();
+        let ring = Features::RING_PACKED | Features::EVENT_IDX;
+        let bits = (Features::VERSION_1 | Features::NOTIFICATION_DATA | ring).bits();
         let mut write = |offset, value| side.device.write(&self.mem, offset, 4, value);
         for status in [0, 1, 3] {
             write(0x70, status);
@@ -284,7 +284,7 @@ impl Guest {
             Next::Task => Next::Task,
             Next::Kick => {
                 if self.wants_kick() {
-                    self.write(QUEUE_NOTIFY, 0);
+                    self.write(QUEUE_NOTIFY, u64::from(self.ring.avail_word()) << 16);
                 }
                 Next::Task
             }
