@@ -62,7 +62,7 @@ records() {
 step_verify() {
     for disk in vda vdb; do
         count=0
-        for safe in /run/safe.$disk.*; do
+        for safe in /run/safe."$disk".*; do
             read -r record <"$safe"
             dd if=/dev/$disk of=/run/back bs=16k skip=$((RECORDS + ${safe##*.})) count=1 iflag=direct
             equal "$(wc -c </run/back)" 16384 "bytes of a record"
