@@ -9,7 +9,7 @@ IMAGE=/usr/lib/virtio-domain/virtio-domain
 
 step "a guest with a disk of dom0's, one in memory, and two network devices"
 truncate -s 32M /root/data.img
-start_guest moved restart -vdom_ramdisk 'vdom_devices = [
+start_guest moved restart 'cpu_weight = 64' -vdom_ramdisk 'vdom_devices = [
     "type=blk,backend=vbd:xvda,serial=DATA", "type=blk,backend=ram:32M,serial=MEMORY",
     "type=net,backend=switch,mac=00:16:3e:00:00:01", "type=net,backend=switch,mac=00:16:3e:00:00:02",
     "type=rng,backend=cpu,rate=1M", "type=console,backend=console,ports=data" ]' \
@@ -19,12 +19,16 @@ first=$(xl domid moved-vd)
 wait_for 30 "records" has_records moved 2 2
 
 # Of two, one has a higher and one a lower number for its ioreq server than who leaves.
-step "another driver domain takes over, more than once"
+step "another driver domain takes over, more than once; the last one is of another version"
+sed 's/0\.1\.0/0.1.1/g' "$IMAGE" >/root/other
 take_overs=$(rounds 2)
-for ((n = 0; n < take_overs; n++)); do
+for ((n = 1; n < take_overs; n++)); do
     expect_ok vdom --verbose restart moved
     records_go_on moved
 done
+expect_ok vdom --verbose restart --image /root/other moved
+records_go_on moved
+console_says moved-vd.new '^(\[ *[0-9.]*\] )?virtio-domain 0\.1\.1' || fail "it is not of another version"
 second=$(xl domid moved-vd)
 ((second >= first + take_overs)) || fail "domain $second after $first: not another one"
 vdom list
