@@ -62,14 +62,17 @@ records() {
 # What was told to be safe is there.
 step_verify() {
     for disk in vda vdb; do
-        count=0
-        for safe in /run/safe."$disk".*; do
-            read -r record <"$safe"
-            dd if=/dev/$disk of=/run/back bs=16k skip=$((RECORDS + ${safe##*.})) count=1 iflag=direct
-            equal "$(wc -c </run/back)" 16384 "bytes of a record"
-            content "$record" "$disk" | cmp - /run/back
-            count=$((count + 1))
-        done
+        count=0 place=0
+        while [ $place -lt $ROOM ]; do
+            if [ -e "/run/safe.$disk.$place" ]; then
+                read -r record <"/run/safe.$disk.$place"
+                content "$record" "$disk"
+                count=$((count + 1))
+            else
+                # Nothing was written there.
+                dd if=/dev/zero bs=16k count=1
+            fi >>"/run/expected.$disk"
+            place=$((place + 1))
         [ $count -gt 0 ]
         dd if=/dev/$disk of=/run/back bs=16k skip=$RECORDS count=$ROOM iflag=direct
         cmp "/run/expected.$disk" /run/back
