@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # The driver domain is destroyed under an idle guest: dom0 stays healthy, and nothing is left once the guest is gone too.
 # timeout: 100
+# half: second
 
 start_guest idle idle
 step "xl destroy of the driver domain"

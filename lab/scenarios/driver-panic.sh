@@ -3,6 +3,7 @@
 # releases the guest first, so that no vCPU is stuck in Xen; the guest can be ended in the ordinary way. For a panic that
 # was asked for and for an NMI see successor.sh.
 # timeout: 160
+# half: second
 
 signs() { grep -ac '^guest: alive' "$(console busy)"; }
 lives_on() { (($(signs) >= wanted)); }

@@ -2,6 +2,7 @@
 # The guest is destroyed in the middle of its I/O: it does not stay a zombie, and the driver domain ends by itself. The
 # same by vdom destroy, which ends both.
 # timeout: 120
+# half: second
 
 busy_guest() {
     step "a guest that is busy with its disk"

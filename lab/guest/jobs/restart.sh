@@ -73,6 +73,7 @@ step_verify() {
                 dd if=/dev/zero bs=16k count=1
             fi >>"/run/expected.$disk"
             place=$((place + 1))
+        done
         [ $count -gt 0 ]
         dd if=/dev/$disk of=/run/back bs=16k skip=$RECORDS count=$ROOM iflag=direct
         cmp "/run/expected.$disk" /run/back
