@@ -52,7 +52,7 @@ scenarios() {
     done
 }
 
-# Each with its half, or "none" if ./test.sh does not run it.
+# Each with its half.
 list_scenarios() {
     local name
     for name in $(scenarios); do
@@ -60,7 +60,7 @@ list_scenarios() {
     done
 }
 
-# half NAME: which half of the scenarios this one is of: its file says "# half: second", "# half: none", or nothing.
+# half NAME: which half of the scenarios this one is of: its file says "# half: second", or nothing.
 half() {
     local own
     own=$(sed -n 's/^# half: *\([a-z]*\).*/\1/p' "$VD_LAB/scenarios/$1.sh")
