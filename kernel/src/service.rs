@@ -419,6 +419,8 @@ impl Service {
                     self.wake_for_tick();
                 }
                 self.publish(&guest);
+                // Back ends have come or gone, or requests to them have failed.
+                guest.devices_mut().look_at_all();
             }
             self.look_after_leaving(&mut guest);
             if happened.contains(Happened::CONSOLE) && self.console(&mut guest) {
