@@ -28,11 +28,12 @@ pub enum DoorbellWidth {
 
 /// Which values ring a doorbell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u16)]
 pub enum Match {
     /// Every value.
-    Any,
+    Any = 1,
     /// Values whose low 16 bits are this queue number.
-    Queue(u16),
+    Queue(u16) = 2,
 }
 
 /// Who is told when a doorbell rings. The numbers are the registrant's; nothing here reads them.

@@ -20,12 +20,14 @@ impl SlotIndex {
 }
 
 /// Which of the two x86 address spaces an access goes to.
+///
+/// As in other types here, no variant is 0: what is not there is all zeroes then, and an empty table takes no room in an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Space {
     /// I/O ports (`IOREQ_TYPE_PIO`).
-    Port,
+    Port = 1,
     /// Guest-physical memory (`IOREQ_TYPE_COPY`).
-    Memory,
+    Memory = 2,
 }
 
 impl Space {

@@ -459,10 +459,7 @@ fn write<T: Transport>(
     }
 }
 
-fn names<T: Transport>(
-    store: &mut Xenstore<T>,
-    path: &str,
-) -> Result<Vec<String>, Error> {
+fn names<T: Transport>(store: &mut Xenstore<T>, path: &str) -> Result<Vec<String>, Error> {
     Ok(optional(store.directory(path))?.unwrap_or_default())
 }
 
