@@ -10,7 +10,6 @@ use crate::types::{Direction, Space, Width};
 
 /// What the main loop has to do before it completes a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Access {
     /// One read. Complete with the value.
     Read {
@@ -20,7 +19,7 @@ pub enum Access {
         addr: u64,
         /// Size.
         width: Width,
-    } = 1,
+    },
     /// One write. Complete with anything, it is not looked at.
     Write {
         /// Address space.
@@ -31,11 +30,11 @@ pub enum Access {
         width: Width,
         /// The value, no wider than `width`.
         value: u64,
-    } = 2,
+    },
     /// Several accesses, or data in guest memory: call [`Rep::run`] and complete with its result.
-    Rep(Rep) = 3,
+    Rep(Rep),
     /// Drop every cached mapping of the guest's memory, then complete.
-    Invalidate = 4,
+    Invalidate,
 }
 
 /// Why a request means nothing.

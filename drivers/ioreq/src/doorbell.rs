@@ -10,7 +10,7 @@
 //!   gain from long probe runs can make them; [`DoorbellError::Full`] refuses what the bound does not hold for;
 //! - all doorbells are for one domain and one number of vCPUs: the ioreq page's. The first one says which.
 
-use crate::types::{DomId, Space, Width};
+use crate::types::{DomId, Space, There, Width};
 
 /// Most cells looked at for one key.
 pub const MAX_PROBES: usize = 32;
@@ -28,12 +28,11 @@ pub enum DoorbellWidth {
 
 /// Which values ring a doorbell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u16)]
 pub enum Match {
     /// Every value.
-    Any = 1,
+    Any,
     /// Values whose low 16 bits are this queue number.
-    Queue(u16) = 2,
+    Queue(u16),
 }
 
 /// Who is told when a doorbell rings. The numbers are the registrant's; nothing here reads them.
@@ -107,6 +106,7 @@ struct Key {
 
 #[derive(Clone, Copy, Debug)]
 struct Cell {
+    _there: There,
     key: Key,
     recipient: Recipient,
 }
@@ -179,6 +179,7 @@ impl<const CELLS: usize> Registry<CELLS> {
             .ok_or(DoorbellError::Full)?;
         let cell = self.cells.get_mut(free).ok_or(DoorbellError::Full)?;
         *cell = Some(Cell {
+            _there: There::Yes,
             key,
             recipient: doorbell.recipient,
         });

@@ -18,7 +18,7 @@ use crate::doorbell::{Kick, Registry};
 use crate::page::SlotPage;
 use crate::ranges::Ranges;
 use crate::slot::{Control, Ioreq, SLOTS_PER_PAGE, State};
-use crate::types::{Direction, DomId, SlotIndex};
+use crate::types::{Direction, DomId, SlotIndex, There};
 
 /// What looking at a slot came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,7 @@ pub enum CompleteError {
 
 #[derive(Clone, Copy, Debug)]
 struct Pending {
+    _there: There,
     access: Access,
     control: Control,
     serial: u32,
@@ -303,6 +304,7 @@ impl<const SLOTS: usize, const CELLS: usize> Engine<SLOTS, CELLS> {
         };
         self.serial = self.serial.wrapping_add(1);
         let pending = Pending {
+            _there: There::Yes,
             access,
             control,
             serial: self.serial,

@@ -19,9 +19,18 @@ impl SlotIndex {
     }
 }
 
+/// Says that something is there, and is never 0, nor has it any other value: so what is not there is all zeroes, and an empty table
+/// takes no room in an image. (Where several fields have values to spare, the compiler takes those of the one with the most: this
+/// one.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub(crate) enum There {
+    Yes = 1,
+}
+
 /// Which of the two x86 address spaces an access goes to.
 ///
-/// As in other types here, no variant is 0: what is not there is all zeroes then, and an empty table takes no room in an image.
+/// No variant is 0, for the reason given at `There`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Space {
     /// I/O ports (`IOREQ_TYPE_PIO`).
