@@ -1,7 +1,7 @@
 //! Values in xenstore that another domain writes: one that is missing, forbidden or malformed counts as none.
 
 use vd_xenbus::store::View;
-use vd_xenbus::{Error, Transport, XsError};
+use vd_xenbus::{Error, Failure, Transport, XsError};
 
 /// A number, if there is one and it may be read.
 ///
@@ -18,9 +18,13 @@ pub fn number<T: Transport>(view: &mut View<'_, T>, path: &str) -> Result<Option
 pub fn optional<R>(value: Result<R, Error>) -> Result<Option<R>, Error> {
     match value {
         Ok(value) => Ok(Some(value)),
-        Err(Error::BadValue { .. } | Error::TooLarge { .. }) => Ok(None),
-        Err(error) => match error.refusal() {
-            Some(XsError::ENOENT | XsError::EACCES) => Ok(None),
+        Err(error) => match error.why() {
+            Failure::BadValue { .. }
+            | Failure::TooLarge { .. }
+            | Failure::Refused {
+                error: XsError::ENOENT | XsError::EACCES,
+                ..
+            } => Ok(None),
             _ => Err(error),
         },
     }

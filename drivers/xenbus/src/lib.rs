@@ -45,7 +45,7 @@ pub mod wire;
 
 pub use client::{Client, Event, ReqId};
 pub use console::ConsoleWriter;
-pub use error::{Error, Violation, XsError};
+pub use error::{Error, Failure, Violation, XsError};
 pub use line::{Input, LineEditor};
 pub use rate::RateLimiter;
 pub use ring::{Consumer, Producer, RingError, RingLayout, SharedPage};
