@@ -376,7 +376,7 @@ fn stats(guest: Option<&Guest>) -> fmt::Result {
         )?;
     }
     let mut column = 0;
-    for_each_counter(guest, |name, value| {
+    for_each_counter(guest, &mut |name, value| {
         if value != 0 {
             let end = if column % 3 == 2 { '\n' } else { ' ' };
             let _ = write!(Out, "{name} {value}{end}");
@@ -431,7 +431,7 @@ fn queues(guest: Option<&Guest>) -> fmt::Result {
 }
 
 /// Gives every counter to `f`, with the name it has in xenstore.
-pub fn for_each_counter(guest: Option<&Guest>, mut f: impl FnMut(&str, u64)) {
+pub fn for_each_counter(guest: Option<&Guest>, f: &mut dyn FnMut(&str, u64)) {
     let ioreq = slots::counters();
     for (name, value) in ioreq.named() {
         f(name, value);

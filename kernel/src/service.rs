@@ -517,7 +517,7 @@ impl Service {
         } = self;
         let Some(first) = next.take() else { return };
         let mut index = 0;
-        control::for_each_counter(Some(guest), |name, value| {
+        control::for_each_counter(Some(guest), &mut |name, value| {
             let this = index;
             index += 1;
             if this < first || next.is_some() {
@@ -545,7 +545,7 @@ impl Service {
             store, published, ..
         } = self;
         let mut failed = None;
-        control::for_each_counter(Some(guest), |name, value| {
+        control::for_each_counter(Some(guest), &mut |name, value| {
             let is_this = |(known, old): &(String, u64)| *old == value && known == name;
             if published.iter().any(is_this) {
                 return;
