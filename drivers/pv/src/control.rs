@@ -299,14 +299,14 @@ impl Control {
     ) -> Result<Seen, Error> {
         let mut view = store.view();
         let mut state = |path: &str| -> Result<_, Error> {
-            let number = nodes::number(&mut view, path)?;
+            let number = nodes::number(&mut view, format_args!("{path}"))?;
             Ok(number.and_then(State::from_number))
         };
         let own = state(&format!("{}/state", self.frontend))?;
         let (back, online) = match peer {
             Some(peer) => (
                 state(&format!("{}/state", peer.path))?,
-                nodes::number(&mut view, &format!("{}/online", peer.path))? == Some(1),
+                nodes::number(&mut view, format_args!("{}/online", peer.path))? == Some(1),
             ),
             None => (None, false),
         };

@@ -5,7 +5,6 @@
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::str::FromStr;
 
 use crate::client::{Client, ClientCounters, MAX_OUTSTANDING, ReplyError, ReqId, RequestError};
 use crate::error::{Error, Failure, Violation, XsError};
@@ -90,7 +89,7 @@ impl<T: Transport> Xenstore<T> {
     }
 
     /// See [`View::read_number`].
-    pub fn read_number<N: FromStr>(&mut self, path: &str) -> Result<N, Error> {
+    pub fn read_number<N: TryFrom<u64>>(&mut self, path: &str) -> Result<N, Error> {
         self.view().read_number(path)
     }
 
@@ -369,7 +368,7 @@ impl<T: Transport> View<'_, T> {
     }
 
     /// The value at `path` as a decimal number: digits only, and in range.
-    pub fn read_number<N: FromStr>(&mut self, path: &str) -> Result<N, Error> {
+    pub fn read_number<N: TryFrom<u64>>(&mut self, path: &str) -> Result<N, Error> {
         let value = self.read(path)?;
         parse_number(&value).ok_or_else(|| {
             Failure::BadValue {
@@ -550,7 +549,12 @@ fn check_path(op: Op, path: &str) -> Result<(), Error> {
 }
 
 /// A decimal number: digits and at most one NUL behind them. `FromStr` alone would take a sign as well.
-fn parse_number<N: FromStr>(value: &[u8]) -> Option<N> {
+fn parse_number<N: TryFrom<u64>>(value: &[u8]) -> Option<N> {
+    N::try_from(parse_digits(value)?).ok()
+}
+
+#[inline(never)]
+fn parse_digits(value: &[u8]) -> Option<u64> {
     let digits = value.strip_suffix(&[0]).unwrap_or(value);
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
