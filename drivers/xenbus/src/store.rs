@@ -182,7 +182,7 @@ impl<T: Transport> Xenstore<T> {
         let text = payload.strip_suffix(&[0]).unwrap_or(&payload);
         match core::str::from_utf8(text) {
             Ok(path) if wire::is_valid_path(path) => Ok(path.into()),
-            _ => Err(Failure::Protocol(Violation::Payload).into()),
+            _ => Err(bad_reply()),
         }
     }
 
@@ -201,11 +201,7 @@ impl<T: Transport> Xenstore<T> {
             Ok(id) => self.posted.push(id),
             Err(RequestError::TooMany) => return Ok(false),
             Err(RequestError::TooLong) => {
-                return Err(Failure::BadRequest {
-                    op: OP,
-                    path: path.into(),
-                }
-                .into());
+                return Err(bad_request(OP, path));
             }
         }
         self.pump()?;
@@ -252,11 +248,7 @@ impl<T: Transport> Xenstore<T> {
 
     fn watch_op(&mut self, op: Op, path: &str, token: &str) -> Result<(), Error> {
         if token.contains('\0') {
-            return Err(Failure::BadRequest {
-                op,
-                path: path.into(),
-            }
-            .into());
+            return Err(bad_request(op, path));
         }
         check_path(op, path)?;
         self.call_ok(
@@ -271,7 +263,7 @@ impl<T: Transport> Xenstore<T> {
         let payload = self.call(Op::TransactionStart, TxId::NONE, "", &[&[0]])?;
         match parse_number(&payload) {
             Some(id) if id != 0 => Ok(TxId(id)),
-            _ => Err(Failure::Protocol(Violation::Payload).into()),
+            _ => Err(bad_reply()),
         }
     }
 
@@ -283,7 +275,7 @@ impl<T: Transport> Xenstore<T> {
     fn call_ok(&mut self, op: Op, tx: TxId, path: &str, parts: &[&[u8]]) -> Result<(), Error> {
         match self.call(op, tx, path, parts)?.as_slice() {
             b"OK\0" => Ok(()),
-            _ => Err(Failure::Protocol(Violation::Payload).into()),
+            _ => Err(bad_reply()),
         }
     }
 
@@ -292,10 +284,7 @@ impl<T: Transport> Xenstore<T> {
             .client
             .request(op, tx, parts)
             .map_err(|error| match error {
-                RequestError::TooLong | RequestError::TooMany => Failure::BadRequest {
-                    op,
-                    path: path.into(),
-                },
+                RequestError::TooLong | RequestError::TooMany => bad_request(op, path),
             })?;
         self.transport.start();
         loop {
@@ -356,27 +345,15 @@ impl<T: Transport> View<'_, T> {
     pub fn read_string(&mut self, path: &str, max: usize) -> Result<String, Error> {
         let value = self.read(path)?;
         if value.len() > max {
-            return Err(Failure::TooLarge { path: path.into() }.into());
+            return Err(too_large(path));
         }
-        String::from_utf8(value).map_err(|_| {
-            Failure::BadValue {
-                path: path.into(),
-                expected: "UTF-8 text",
-            }
-            .into()
-        })
+        String::from_utf8(value).map_err(|_| bad_value(path, "UTF-8 text"))
     }
 
     /// The value at `path` as a decimal number: digits only, and in range.
     pub fn read_number<N: TryFrom<u64>>(&mut self, path: &str) -> Result<N, Error> {
         let value = self.read(path)?;
-        parse_number(&value).ok_or_else(|| {
-            Failure::BadValue {
-                path: path.into(),
-                expected: "a decimal number in range",
-            }
-            .into()
-        })
+        parse_number(&value).ok_or_else(|| bad_value(path, "a decimal number in range"))
     }
 
     /// Whether there is a node at `path`.
@@ -401,8 +378,7 @@ impl<T: Transport> View<'_, T> {
                 let name = core::str::from_utf8(name)
                     .ok()
                     .filter(|name| wire::is_valid_path(name) && !name.contains('/'));
-                name.map(String::from)
-                    .ok_or_else(|| Failure::Protocol(Violation::Payload).into())
+                name.map(String::from).ok_or_else(bad_reply)
             })
             .collect()
     }
@@ -426,9 +402,7 @@ impl<T: Transport> View<'_, T> {
     pub fn get_perms(&mut self, path: &str) -> Result<Vec<Perm>, Error> {
         let payload = self.path_call(Op::GetPerms, path, &[])?;
         wire::strings(&payload)
-            .map(|perm| {
-                Perm::parse(perm).ok_or_else(|| Failure::Protocol(Violation::Payload).into())
-            })
+            .map(|perm| Perm::parse(perm).ok_or_else(bad_reply))
             .collect()
     }
 
@@ -454,10 +428,8 @@ impl<T: Transport> View<'_, T> {
             let at = part
                 .iter()
                 .position(|byte| *byte == 0)
-                .ok_or(Failure::Protocol(Violation::Payload))?;
-            let (number, names) = part
-                .split_at_checked(at)
-                .ok_or(Failure::Protocol(Violation::Payload))?;
+                .ok_or_else(bad_reply)?;
+            let (number, names) = part.split_at_checked(at).ok_or_else(bad_reply)?;
             let names = names.get(1..).unwrap_or(&[]);
             if generation
                 .as_deref()
@@ -481,11 +453,11 @@ impl<T: Transport> View<'_, T> {
                 _ => (names, false),
             };
             if !last && !names.ends_with(&[0]) {
-                return Err(Failure::Protocol(Violation::Payload).into());
+                return Err(bad_reply());
             }
             list.extend_from_slice(names);
             if list.len() > MAX_DIRECTORY_BYTES {
-                return Err(Failure::TooLarge { path: path.into() }.into());
+                return Err(too_large(path));
             }
             if last {
                 return Ok(list);
@@ -503,7 +475,7 @@ impl<T: Transport> View<'_, T> {
     fn path_call_ok(&mut self, op: Op, path: &str, rest: &[&[u8]]) -> Result<(), Error> {
         match self.path_call(op, path, rest)?.as_slice() {
             b"OK\0" => Ok(()),
-            _ => Err(Failure::Protocol(Violation::Payload).into()),
+            _ => Err(bad_reply()),
         }
     }
 }
@@ -540,12 +512,34 @@ fn check_path(op: Op, path: &str) -> Result<(), Error> {
     if wire::is_valid_path(path) {
         Ok(())
     } else {
-        Err(Failure::BadRequest {
-            op,
-            path: path.into(),
-        }
-        .into())
+        Err(bad_request(op, path))
     }
+}
+
+/// A request that cannot be sent.
+#[cold]
+fn bad_request(op: Op, path: &str) -> Error {
+    let path = path.into();
+    Failure::BadRequest { op, path }.into()
+}
+
+/// A value that is not what it should be.
+#[cold]
+fn bad_value(path: &str, expected: &'static str) -> Error {
+    let path = path.into();
+    Failure::BadValue { path, expected }.into()
+}
+
+/// A value that is too long.
+#[cold]
+fn too_large(path: &str) -> Error {
+    Failure::TooLarge { path: path.into() }.into()
+}
+
+/// A reply that is not what its request promises.
+#[cold]
+fn bad_reply() -> Error {
+    Failure::Protocol(Violation::Payload).into()
 }
 
 /// A decimal number: digits and at most one NUL behind them. `FromStr` alone would take a sign as well.
