@@ -12,7 +12,7 @@ use vd_console::{ConsoleDevice, Size};
 use vd_kernel_core::command::{self, Command};
 use vd_kernel_core::link::{Farewell, Link, Output};
 use vd_kernel_core::trace::Trace;
-use vd_xenbus::link;
+use vd_xenbus::{link, number};
 
 use crate::dm::{Guest, slots};
 use crate::mem::{frames, heap};
@@ -316,7 +316,7 @@ fn say(what: fmt::Arguments<'_>) {
 
 /// The port of a device that is called so, or has that number.
 fn port_of(device: &ConsoleDevice, name: &str) -> Option<usize> {
-    let number = || name.parse().ok().filter(|port| *port < device.ports());
+    let number = || number::parse(name).filter(|port| *port < device.ports());
     device.port_named(name).or_else(number)
 }
 

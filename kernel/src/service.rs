@@ -16,6 +16,7 @@ use vd_config::{State, keys};
 use vd_kernel_core::cmdline::Options;
 use vd_kernel_core::description::{self, Description};
 use vd_kernel_core::plug;
+use vd_xenbus::number;
 use xen_hypercall::sched::ShutdownReason;
 
 use crate::arch;
@@ -599,7 +600,7 @@ impl Service {
 /// Whether a counter is of one of these slots, which are bits.
 fn is_of(counter: &str, slots: u32) -> bool {
     let slot = counter.strip_prefix(keys::OF_DEVICE);
-    let slot = slot.and_then(|rest| rest.split_once('-')?.0.parse::<u32>().ok());
+    let slot = slot.and_then(|rest| number::parse::<u32>(rest.split_once('-')?.0));
     slot.is_some_and(|slot| slots.checked_shr(slot).unwrap_or(0) & 1 != 0)
 }
 

@@ -34,6 +34,7 @@ pub mod error;
 pub mod held;
 pub mod line;
 pub mod link;
+pub mod number;
 pub mod rate;
 pub mod ring;
 pub mod store;

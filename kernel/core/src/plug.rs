@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 
 use vd_config::SlotIndex;
 use vd_config::xenbus::{self, BusState, CLASS};
+use vd_xenbus::number;
 use vd_xenbus::store::Xenstore;
 use vd_xenbus::transport::Transport;
 use vd_xenbus::{Error, XsError};
@@ -483,7 +484,7 @@ fn parse(text: Option<&str>) -> Option<u32> {
     let text = text?;
     let canonical = text.bytes().all(|byte| byte.is_ascii_digit())
         && (text.len() == 1 || !text.starts_with('0'));
-    text.parse().ok().filter(|_| canonical)
+    number::parse(text).filter(|_| canonical)
 }
 
 #[cfg(test)]
