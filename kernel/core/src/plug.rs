@@ -121,7 +121,7 @@ pub enum Ask {
     },
 }
 
-/// Directories in the order of their places. There are few: a search tree takes 10 KB of code.
+/// Directories in the order of their places. There are few: a search tree takes 8 KB of code.
 #[derive(Debug, Default)]
 struct Entries(Vec<(Place, Entry)>);
 
