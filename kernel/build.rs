@@ -12,7 +12,7 @@ fn main() {
             &format!("-T{script}"),
             "--gc-sections",
             "-no-pie",
-            "-zmax-page-size=4096",
+            "-zmax-page-size=16",
         ] {
             println!("cargo:rustc-link-arg-bins={arg}");
         }

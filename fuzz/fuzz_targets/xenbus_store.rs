@@ -24,7 +24,7 @@ use vd_xenbus::store::{MAX_ATTEMPTS, Perm, PermAccess};
 use vd_xenbus::test_util::{FakePage, FakeXenstored};
 use vd_xenbus::watch::MAX_EVENTS;
 use vd_xenbus::wire::{Header, is_valid_path};
-use vd_xenbus::{Error, Event, Op, RingTransport, Signal, TxId, Xenstore, XsError};
+use vd_xenbus::{Error, Event, Failure, Op, RingTransport, Signal, TxId, Xenstore, XsError};
 use virtio_domain_fuzz::Source;
 use virtio_domain_fuzz::text::assert_line;
 
@@ -432,7 +432,12 @@ fn step(session: &mut Session, source: &mut Source<'_>) {
                 let long = vec![0; source.pick(&[4000, 4096, 5000])];
                 let got = session.store.write("a", &long);
                 let fits = long.len() + 2 <= 4096;
-                assert!(fits || matches!(got, Err(Error::BadRequest { .. })));
+                assert!(
+                    fits || matches!(
+                        got.as_ref().map_err(Error::why),
+                        Err(Failure::BadRequest { .. })
+                    )
+                );
             }
         },
         14 if !session.listed => crowd(session, source),
@@ -444,7 +449,10 @@ fn step(session: &mut Session, source: &mut Source<'_>) {
                 session.expect(&got, &Ok(()));
                 assert!(!session.honest() || session.get(&path) == Some(value));
             } else {
-                assert!(matches!(got, Err(Error::BadRequest { .. })));
+                assert!(matches!(
+                    got.as_ref().map_err(Error::why),
+                    Err(Failure::BadRequest { .. })
+                ));
             }
         }
         2 | 3 => {
@@ -507,7 +515,8 @@ fn step(session: &mut Session, source: &mut Source<'_>) {
             }
             let got = session.store.reconnect();
             assert!(
-                !session.honest() || matches!(got, Err(Error::Closed(0))),
+                !session.honest()
+                    || matches!(got.as_ref().map_err(Error::why), Err(Failure::Closed(0))),
                 "it was not offered"
             );
         }
@@ -569,10 +578,14 @@ fn crowd(session: &mut Session, source: &mut Source<'_>) {
     }));
     match session.store.directory(CROWD) {
         Ok(names) => assert!(!session.honest() || names.len() == CROWDED, "{names:?}"),
-        Err(Error::Conflict { attempts }) => assert!(attempts <= MAX_ATTEMPTS),
         Err(error) => {
-            let missing = error.refusal() == Some(XsError::ENOENT) && session.get(CROWD).is_none();
-            assert!(missing || !session.honest(), "{error}");
+            if let Failure::Conflict { attempts } = error.why() {
+                assert!(*attempts <= MAX_ATTEMPTS);
+            } else {
+                let missing =
+                    error.refusal() == Some(XsError::ENOENT) && session.get(CROWD).is_none();
+                assert!(missing || !session.honest(), "{error}");
+            }
         }
     }
     session.daemon.borrow_mut().between_parts = None;
@@ -584,7 +597,13 @@ fn watches(session: &mut Session, source: &mut Source<'_>, path: &str) {
         let _ = session.store.unwatch(path, token);
     } else {
         let got = session.store.watch(path, token);
-        assert!(token != "\0" || matches!(got, Err(Error::BadRequest { .. })));
+        assert!(
+            token != "\0"
+                || matches!(
+                    got.as_ref().map_err(Error::why),
+                    Err(Failure::BadRequest { .. })
+                )
+        );
         if got.is_ok() && session.honest() {
             // It fires at once, and this is seen or known to be lost.
             let mut seen = session.store.take_overflow();
@@ -626,11 +645,11 @@ fn transaction(session: &mut Session, source: &mut Source<'_>) {
         for (path, value) in &changes {
             view.write(path, value)?;
             if view.read(path)? != *value {
-                return Err(Error::TimedOut);
+                return Err(Failure::TimedOut.into());
             }
         }
         if fails {
-            Err(Error::Conflict { attempts: 99 })
+            Err(Failure::Conflict { attempts: 99 }.into())
         } else {
             Ok(())
         }
@@ -639,11 +658,12 @@ fn transaction(session: &mut Session, source: &mut Source<'_>) {
     if session.honest() {
         assert_eq!(session.daemon.borrow().transaction_count(), 0);
         let expected = if fails {
-            Err(Error::Conflict { attempts: 99 })
+            Err(Failure::Conflict { attempts: 99 }.into())
         } else if collisions == MAX_ATTEMPTS {
-            Err(Error::Conflict {
+            Err(Failure::Conflict {
                 attempts: MAX_ATTEMPTS,
-            })
+            }
+            .into())
         } else {
             Ok(())
         };

@@ -14,7 +14,7 @@ use vd_console::{ConsoleDevice, Size};
 use vd_kernel_core::command::{self, Command, Crash};
 use vd_kernel_core::link::{Farewell, Link, Output};
 use vd_kernel_core::trace::Trace;
-use vd_xenbus::link;
+use vd_xenbus::{link, number};
 
 use crate::dm::{Guest, slots};
 use crate::mem::{frames, heap};
@@ -318,7 +318,7 @@ fn say(what: fmt::Arguments<'_>) {
 
 /// The port of a device that is called so, or has that number.
 fn port_of(device: &ConsoleDevice, name: &str) -> Option<usize> {
-    let number = || name.parse().ok().filter(|port| *port < device.ports());
+    let number = || number::parse(name).filter(|port| *port < device.ports());
     device.port_named(name).or_else(number)
 }
 
@@ -378,7 +378,7 @@ fn stats(guest: Option<&Guest>) -> fmt::Result {
         )?;
     }
     let mut column = 0;
-    for_each_counter(guest, |name, value| {
+    for_each_counter(guest, &mut |name, value| {
         if value != 0 {
             let end = if column % 3 == 2 { '\n' } else { ' ' };
             let _ = write!(Out, "{name} {value}{end}");
@@ -455,7 +455,7 @@ fn overflow(depth: u64) -> u64 {
 }
 
 /// Gives every counter to `f`, with the name it has in xenstore.
-pub fn for_each_counter(guest: Option<&Guest>, mut f: impl FnMut(&str, u64)) {
+pub fn for_each_counter(guest: Option<&Guest>, f: &mut dyn FnMut(&str, u64)) {
     let ioreq = slots::counters();
     for (name, value) in ioreq.named() {
         f(name, value);

@@ -16,6 +16,7 @@ use vd_config::{State, keys};
 use vd_kernel_core::cmdline::Options;
 use vd_kernel_core::description::{self, Description};
 use vd_kernel_core::plug;
+use vd_xenbus::number;
 use xen_hypercall::sched::ShutdownReason;
 
 use crate::arch;
@@ -419,6 +420,8 @@ impl Service {
                     self.wake_for_tick();
                 }
                 self.publish(&guest);
+                // Back ends have come or gone, or requests to them have failed.
+                guest.devices_mut().look_at_all();
             }
             self.look_after_leaving(&mut guest);
             if happened.contains(Happened::CONSOLE) && self.console(&mut guest) {
@@ -515,7 +518,7 @@ impl Service {
         } = self;
         let Some(first) = next.take() else { return };
         let mut index = 0;
-        control::for_each_counter(Some(guest), |name, value| {
+        control::for_each_counter(Some(guest), &mut |name, value| {
             let this = index;
             index += 1;
             if this < first || next.is_some() {
@@ -543,7 +546,7 @@ impl Service {
             store, published, ..
         } = self;
         let mut failed = None;
-        control::for_each_counter(Some(guest), |name, value| {
+        control::for_each_counter(Some(guest), &mut |name, value| {
             let is_this = |(known, old): &(String, u64)| *old == value && known == name;
             if published.iter().any(is_this) {
                 return;
@@ -597,7 +600,7 @@ impl Service {
 /// Whether a counter is of one of these slots, which are bits.
 fn is_of(counter: &str, slots: u32) -> bool {
     let slot = counter.strip_prefix(keys::OF_DEVICE);
-    let slot = slot.and_then(|rest| rest.split_once('-')?.0.parse::<u32>().ok());
+    let slot = slot.and_then(|rest| number::parse::<u32>(rest.split_once('-')?.0));
     slot.is_some_and(|slot| slots.checked_shr(slot).unwrap_or(0) & 1 != 0)
 }
 

@@ -5,9 +5,10 @@
 
 use alloc::format;
 use alloc::string::ToString;
+use core::fmt::Arguments;
 
 use vd_pv::Unusable;
-use vd_pv::nodes::number;
+use vd_pv::nodes::{number, put};
 use vd_xenbus::store::View;
 use vd_xenbus::{Error, Transport};
 
@@ -43,7 +44,7 @@ impl Offer {
         backend: &str,
         config: &Config,
     ) -> Result<Self, Error> {
-        let mut get = |name: &str| number(view, &format!("{backend}/{name}"));
+        let mut get = |name: &str| number(view, format_args!("{backend}/{name}"));
         let order = get("max-ring-page-order")?.unwrap_or(0);
         // The older name for the same thing, in pages.
         let pages = get("max-ring-pages")?.unwrap_or(1).max(1);
@@ -119,7 +120,7 @@ impl Properties {
         view: &mut View<'_, T>,
         backend: &str,
     ) -> Result<Result<Self, Unusable>, Error> {
-        let mut get = |name: &str| number(view, &format!("{backend}/{name}"));
+        let mut get = |name: &str| number(view, format_args!("{backend}/{name}"));
         let size = get("sector-size")?;
         let physical = get("physical-sector-size")?;
         let info = get("info")?.unwrap_or(0);
@@ -167,7 +168,7 @@ pub fn sectors<T: Transport>(
     backend: &str,
     sector_size: u32,
 ) -> Result<Option<u64>, Error> {
-    let sectors = number(view, &format!("{backend}/sectors"))?;
+    let sectors = number(view, format_args!("{backend}/sectors"))?;
     let per_block = u64::from(sector_size) / 512;
     let whole = |sectors: u64| {
         sectors
@@ -201,14 +202,20 @@ pub fn publish<T: Transport, P: Platform>(
             view.rm(&format!("{frontend}/{name}"))?;
         }
     }
-    let mut put = |path: &str, value: &str| view.write(path, value.as_bytes());
-    put(&format!("{frontend}/protocol"), wire::PROTOCOL)?;
-    let persistent = if disk.config().persistent { "1" } else { "0" };
-    put(&format!("{frontend}/feature-persistent"), persistent)?;
+    let mut put = |path: Arguments<'_>, value: Arguments<'_>| put(view, path, value);
+    put(
+        format_args!("{frontend}/protocol"),
+        format_args!("{}", wire::PROTOCOL),
+    )?;
+    let persistent = u8::from(disk.config().persistent);
+    put(
+        format_args!("{frontend}/feature-persistent"),
+        format_args!("{persistent}"),
+    )?;
     let queues = disk.channels().count();
     if queues > 1 {
-        let path = format!("{frontend}/multi-queue-num-queues");
-        put(&path, &queues.to_string())?;
+        let path = format_args!("{frontend}/multi-queue-num-queues");
+        put(path, format_args!("{queues}"))?;
     }
     for (number, channel) in disk.channels().enumerate() {
         let dir = if queues > 1 {
@@ -216,19 +223,21 @@ pub fn publish<T: Transport, P: Platform>(
         } else {
             frontend.to_string()
         };
-        put(&format!("{dir}/event-channel"), &channel.port.to_string())?;
+        let port = channel.port;
+        put(format_args!("{dir}/event-channel"), format_args!("{port}"))?;
         let several = channel.pages.len() > 1;
         if several && number == 0 {
             let order = channel.pages.len().ilog2();
-            put(&format!("{frontend}/ring-page-order"), &order.to_string())?;
+            let path = format_args!("{frontend}/ring-page-order");
+            put(path, format_args!("{order}"))?;
         }
         for (page, gref) in channel.pages.iter().flatten().enumerate() {
-            let path = if several {
-                format!("{dir}/ring-ref{page}")
+            let gref = format_args!("{gref}");
+            if several {
+                put(format_args!("{dir}/ring-ref{page}"), gref)?;
             } else {
-                format!("{dir}/ring-ref")
-            };
-            put(&path, &gref.to_string())?;
+                put(format_args!("{dir}/ring-ref"), gref)?;
+            }
         }
     }
     Ok(())

@@ -287,7 +287,7 @@ impl DeviceDescription {
             let item = item.trim_ascii();
             let (name, value) = split_pair(item)?;
             if name == key::SLOT.as_bytes() {
-                set(&mut slot, key::SLOT, SlotIndex::parse(value)?)?;
+                set(&mut slot, key::SLOT, SlotIndex::parse(value))?;
             } else {
                 fields.take(name, value)?;
             }
@@ -541,46 +541,42 @@ struct Fields {
 impl Fields {
     fn take(&mut self, name: &[u8], value: &[u8]) -> Result<(), ConfigError> {
         match name {
-            b"type" => set(&mut self.kind, key::TYPE, DeviceType::parse(value)?),
-            b"backend" => set(&mut self.backend, key::BACKEND, Backend::parse(value)?),
-            b"serial" => set(&mut self.serial, key::SERIAL, Serial::new(value)?),
+            b"type" => set(&mut self.kind, key::TYPE, DeviceType::parse(value)),
+            b"backend" => set(&mut self.backend, key::BACKEND, Backend::parse(value)),
+            b"serial" => set(&mut self.serial, key::SERIAL, Serial::new(value)),
             b"readonly" => set(
                 &mut self.readonly,
                 key::READONLY,
-                parse_flag(key::READONLY, value)?,
+                parse_flag(key::READONLY, value),
             ),
             b"block-size" => set(
                 &mut self.block_size,
                 key::BLOCK_SIZE,
-                BlockSize::parse(value)?,
+                BlockSize::parse(value),
             ),
             b"packed" => set(
                 &mut self.packed,
                 key::PACKED,
-                parse_flag(key::PACKED, value)?,
+                parse_flag(key::PACKED, value),
             ),
-            b"queues" => set(&mut self.queues, key::QUEUES, Queues::parse(value)?),
+            b"queues" => set(&mut self.queues, key::QUEUES, Queues::parse(value)),
             b"queue-size" => set(
                 &mut self.queue_size,
                 key::QUEUE_SIZE,
-                QueueSize::parse(value)?,
+                QueueSize::parse(value),
             ),
-            b"mac" => set(&mut self.mac, key::MAC, MacAddress::parse(value)?),
-            b"mtu" => set(&mut self.mtu, key::MTU, Mtu::parse(value)?),
+            b"mac" => set(&mut self.mac, key::MAC, MacAddress::parse(value)),
+            b"mtu" => set(&mut self.mtu, key::MTU, Mtu::parse(value)),
             b"offloads" => set(
                 &mut self.offloads,
                 key::OFFLOADS,
-                parse_flag(key::OFFLOADS, value)?,
+                parse_flag(key::OFFLOADS, value),
             ),
-            b"rate" => set(&mut self.rate, key::RATE, Rate::parse(value)?),
-            b"ports" => set(&mut self.ports, key::PORTS, PortNames::parse(value)?),
-            b"interrupt" => set(
-                &mut self.interrupt,
-                key::INTERRUPT,
-                Interrupt::parse(value)?,
-            ),
-            b"doorbell" => set(&mut self.doorbell, key::DOORBELL, Doorbell::parse(value)?),
-            b"memory" => set(&mut self.memory, key::MEMORY, Memory::parse(value)?),
+            b"rate" => set(&mut self.rate, key::RATE, Rate::parse(value)),
+            b"ports" => set(&mut self.ports, key::PORTS, PortNames::parse(value)),
+            b"interrupt" => set(&mut self.interrupt, key::INTERRUPT, Interrupt::parse(value)),
+            b"doorbell" => set(&mut self.doorbell, key::DOORBELL, Doorbell::parse(value)),
+            b"memory" => set(&mut self.memory, key::MEMORY, Memory::parse(value)),
             _ => Err(ConfigError::UnknownKey(Excerpt::new(name))),
         }
     }
@@ -669,8 +665,13 @@ impl Fields {
     }
 }
 
-fn set<T>(field: &mut Option<T>, name: &'static str, value: T) -> Result<(), ConfigError> {
-    match field.replace(value) {
+#[inline(never)]
+fn set<T>(
+    field: &mut Option<T>,
+    name: &'static str,
+    value: Result<T, ConfigError>,
+) -> Result<(), ConfigError> {
+    match field.replace(value?) {
         None => Ok(()),
         Some(_) => Err(ConfigError::DuplicateKey(name)),
     }

@@ -23,6 +23,8 @@ impl Excerpt {
     pub const MAX: usize = 32;
 
     /// Takes what is worth showing of `bytes`.
+    #[cold]
+    #[inline(never)]
     pub fn new(bytes: &[u8]) -> Self {
         let mut text = heapless::String::new();
         for byte in bytes.iter().take(Self::MAX) {

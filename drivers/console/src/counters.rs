@@ -51,7 +51,7 @@ impl Counters {
     }
 }
 
-/// Adds to a counter.
+/// Adds to a counter. 64 bits do not overflow.
 pub(crate) fn add(counter: &mut u64, bytes: usize) {
-    *counter = counter.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    *counter = counter.wrapping_add(u64::try_from(bytes).unwrap_or(u64::MAX));
 }

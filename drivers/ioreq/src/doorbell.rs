@@ -10,7 +10,7 @@
 //!   gain from long probe runs can make them; [`DoorbellError::Full`] refuses what the bound does not hold for;
 //! - all doorbells are for one domain and one number of vCPUs: the ioreq page's. The first one says which.
 
-use crate::types::{DomId, Space, Width};
+use crate::types::{DomId, Space, There, Width};
 
 /// Most cells looked at for one key.
 pub const MAX_PROBES: usize = 32;
@@ -106,6 +106,7 @@ struct Key {
 
 #[derive(Clone, Copy, Debug)]
 struct Cell {
+    _there: There,
     key: Key,
     recipient: Recipient,
 }
@@ -178,6 +179,7 @@ impl<const CELLS: usize> Registry<CELLS> {
             .ok_or(DoorbellError::Full)?;
         let cell = self.cells.get_mut(free).ok_or(DoorbellError::Full)?;
         *cell = Some(Cell {
+            _there: There::Yes,
             key,
             recipient: doorbell.recipient,
         });

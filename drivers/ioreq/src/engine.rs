@@ -18,7 +18,7 @@ use crate::doorbell::{Kick, Registry};
 use crate::page::SlotPage;
 use crate::ranges::Ranges;
 use crate::slot::{Control, Ioreq, SLOTS_PER_PAGE, State};
-use crate::types::{Direction, DomId, SlotIndex};
+use crate::types::{Direction, DomId, SlotIndex, There};
 
 /// What looking at a slot came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,7 @@ pub enum CompleteError {
 
 #[derive(Clone, Copy, Debug)]
 struct Pending {
+    _there: There,
     access: Access,
     control: Control,
     serial: u32,
@@ -71,8 +72,8 @@ pub struct Engine<const SLOTS: usize, const CELLS: usize> {
     pub doorbells: Registry<CELLS>,
     /// Where device registers are; accesses elsewhere never reach the main loop.
     pub registers: Ranges,
-    /// Whether doorbells are answered at once.
-    answering: bool,
+    /// Whether doorbells wait for the main loop.
+    holding: bool,
     counters: Counters,
     pending: [Option<Pending>; SLOTS],
     /// A bit for each slot whose request waits for [`Engine::next_pending`].
@@ -89,7 +90,7 @@ impl<const SLOTS: usize, const CELLS: usize> Engine<SLOTS, CELLS> {
         Engine {
             doorbells: Registry::new(restricted_to),
             registers: Ranges::new(),
-            answering: true,
+            holding: false,
             counters: ZERO,
             pending: [None; SLOTS],
             waiting: 0,
@@ -107,7 +108,7 @@ impl<const SLOTS: usize, const CELLS: usize> Engine<SLOTS, CELLS> {
     /// Whether doorbells are answered at once, or wait for the main loop like register writes, which holds back vCPUs
     /// that ring more often than the main loop can serve.
     pub fn set_answering(&mut self, answering: bool) {
-        self.answering = answering;
+        self.holding = !answering;
     }
 
     /// Counts an interrupt: one may stand for several slots.
@@ -249,7 +250,7 @@ impl<const SLOTS: usize, const CELLS: usize> Engine<SLOTS, CELLS> {
             width,
             value,
         } = access
-            && self.answering
+            && !self.holding
             && let Some(kick) = self.doorbells.lookup(space, addr, width, value).kick
         {
             bump(&mut self.counters.doorbells);
@@ -303,6 +304,7 @@ impl<const SLOTS: usize, const CELLS: usize> Engine<SLOTS, CELLS> {
         };
         self.serial = self.serial.wrapping_add(1);
         let pending = Pending {
+            _there: There::Yes,
             access,
             control,
             serial: self.serial,

@@ -19,13 +19,24 @@ impl SlotIndex {
     }
 }
 
+/// Says that something is there, and is never 0, nor has it any other value: so what is not there is all zeroes, and an empty table
+/// takes no room in an image. (Where several fields have values to spare, the compiler takes those of the one with the most: this
+/// one.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub(crate) enum There {
+    Yes = 1,
+}
+
 /// Which of the two x86 address spaces an access goes to.
+///
+/// No variant is 0, for the reason given at `There`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Space {
     /// I/O ports (`IOREQ_TYPE_PIO`).
-    Port,
+    Port = 1,
     /// Guest-physical memory (`IOREQ_TYPE_COPY`).
-    Memory,
+    Memory = 2,
 }
 
 impl Space {

@@ -91,7 +91,7 @@ pub(crate) fn bump(counter: &mut u64) {
     add(counter, 1);
 }
 
-/// Adds some.
+/// Adds some. 64 bits do not overflow.
 pub(crate) fn add(counter: &mut u64, more: usize) {
-    *counter = counter.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
+    *counter = counter.wrapping_add(u64::try_from(more).unwrap_or(u64::MAX));
 }

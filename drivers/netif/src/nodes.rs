@@ -3,11 +3,11 @@
 //! A value that is missing, malformed or out of range counts as its default.
 
 use alloc::format;
-use alloc::string::ToString;
+use core::fmt::Arguments;
 
 use vd_net::Takes;
 use vd_pv::Unusable;
-use vd_pv::nodes::{number, optional};
+use vd_pv::nodes::{number, optional, put};
 use vd_xenbus::store::View;
 use vd_xenbus::{Error, Transport};
 
@@ -35,10 +35,10 @@ const FEATURES: [&str; 6] = [
 /// # Errors
 /// Trouble with xenstore.
 pub fn splits_events<T: Transport>(view: &mut View<'_, T>, backend: &str) -> Result<bool, Error> {
-    flag(view, &format!("{backend}/feature-split-event-channels"))
+    flag(view, format_args!("{backend}/feature-split-event-channels"))
 }
 
-fn flag<T: Transport>(view: &mut View<'_, T>, path: &str) -> Result<bool, Error> {
+fn flag<T: Transport>(view: &mut View<'_, T>, path: Arguments<'_>) -> Result<bool, Error> {
     Ok(number(view, path)?.is_some_and(|value| value != 0))
 }
 
@@ -52,7 +52,7 @@ impl Properties {
         frontend: &str,
         backend: &str,
     ) -> Result<Result<Self, Unusable>, Error> {
-        let mut has = |name: &str| flag(view, &format!("{backend}/{name}"));
+        let mut has = |name: &str| flag(view, format_args!("{backend}/{name}"));
         if !has("feature-rx-copy")? {
             return Ok(Err(Unusable("feature-rx-copy")));
         }
@@ -67,7 +67,7 @@ impl Properties {
         };
         let mut mtu = None;
         for of in [frontend, backend] {
-            let given = number(view, &format!("{of}/mtu"))?;
+            let given = number(view, format_args!("{of}/mtu"))?;
             mtu = mtu.or(given.filter(|mtu| MTUS.contains(mtu)));
         }
         let mtu = mtu
@@ -98,20 +98,20 @@ pub fn publish<T: Transport>(
             view.rm(&format!("{frontend}/{name}"))?;
         }
     }
-    let mut put = |name: &str, value: u32| {
-        let value = value.to_string();
-        view.write(&format!("{frontend}/{name}"), value.as_bytes())
+    let mut tell = |name: &str, value: u32| {
+        let path = format_args!("{frontend}/{name}");
+        put(view, path, format_args!("{value}"))
     };
     let [(tx, tx_port), (rx, rx_port)] = channels;
-    put("tx-ring-ref", tx)?;
-    put("rx-ring-ref", rx)?;
+    tell("tx-ring-ref", tx)?;
+    tell("rx-ring-ref", rx)?;
     if tx_port == rx_port {
-        put("event-channel", tx_port)?;
+        tell("event-channel", tx_port)?;
     } else {
-        put("event-channel-tx", tx_port)?;
-        put("event-channel-rx", rx_port)?;
+        tell("event-channel-tx", tx_port)?;
+        tell("event-channel-rx", rx_port)?;
     }
-    FEATURES.iter().try_for_each(|name| put(name, 1))
+    FEATURES.iter().try_for_each(|name| tell(name, 1))
 }
 
 /// The address that the toolstack has given the interface, as text, if it is one.

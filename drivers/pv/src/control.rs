@@ -7,6 +7,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use vd_xenbus::number;
 use vd_xenbus::store::View;
 use vd_xenbus::{Error, Transport, WatchEvent, Xenstore, XsError};
 
@@ -33,7 +34,7 @@ pub fn devices<T: Transport>(store: &mut Xenstore<T>, kind: &str) -> Result<Vec<
     let names = nodes::optional(store.directory(&format!("device/{kind}")))?.unwrap_or_default();
     let mut list: Vec<u32> = names
         .iter()
-        .filter_map(|name| name.parse().ok().filter(|n: &u32| n.to_string() == *name))
+        .filter_map(|name| number::parse(name).filter(|n: &u32| n.to_string() == *name))
         .take(MAX_DEVICES)
         .collect();
     sort_by_key(&mut list, |&number| number);
@@ -299,14 +300,14 @@ impl Control {
     ) -> Result<Seen, Error> {
         let mut view = store.view();
         let mut state = |path: &str| -> Result<_, Error> {
-            let number = nodes::number(&mut view, path)?;
+            let number = nodes::number(&mut view, format_args!("{path}"))?;
             Ok(number.and_then(State::from_number))
         };
         let own = state(&format!("{}/state", self.frontend))?;
         let (back, online) = match peer {
             Some(peer) => (
                 state(&format!("{}/state", peer.path))?,
-                nodes::number(&mut view, &format!("{}/online", peer.path))? == Some(1),
+                nodes::number(&mut view, format_args!("{}/online", peer.path))? == Some(1),
             ),
             None => (None, false),
         };

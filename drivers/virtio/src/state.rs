@@ -33,7 +33,8 @@ impl<'a> Writer<'a> {
         self.len <= self.into.len()
     }
 
-    /// Puts bytes.
+    /// Puts bytes. Seldom, and from many places.
+    #[inline(never)]
     pub fn bytes(&mut self, bytes: &[u8]) {
         let end = self.len.saturating_add(bytes.len());
         if let Some(place) = self.into.get_mut(self.len..end) {
@@ -158,6 +159,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`BadState::Short`]
+    #[inline(never)]
     pub fn bytes(&mut self, len: usize) -> Result<&'a [u8], BadState> {
         let (bytes, rest) = self.from.split_at_checked(len).ok_or(BadState::Short)?;
         self.from = rest;
@@ -174,6 +176,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`BadState::Short`]
+    #[inline(never)]
     pub fn u8(&mut self) -> Result<u8, BadState> {
         self.array().map(u8::from_le_bytes)
     }
@@ -182,6 +185,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`BadState::Short`]
+    #[inline(never)]
     pub fn u16(&mut self) -> Result<u16, BadState> {
         self.array().map(u16::from_le_bytes)
     }
@@ -190,6 +194,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`BadState::Short`]
+    #[inline(never)]
     pub fn u32(&mut self) -> Result<u32, BadState> {
         self.array().map(u32::from_le_bytes)
     }
@@ -198,6 +203,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`BadState::Short`]
+    #[inline(never)]
     pub fn u64(&mut self) -> Result<u64, BadState> {
         self.array().map(u64::from_le_bytes)
     }

@@ -1,5 +1,6 @@
 //! What can go wrong with xenstore, by culprit.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use core::fmt;
 
@@ -81,9 +82,13 @@ pub enum Violation {
     Payload,
 }
 
-/// Why a xenstore call failed.
+/// Why a xenstore call failed: see [`Failure`]. One word, as every call hands it on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Error {
+pub struct Error(Box<Failure>);
+
+/// What failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
     /// The daemon refused.
     Refused {
         /// What was asked.
@@ -127,17 +132,36 @@ pub enum Error {
     TimedOut,
 }
 
+impl From<Failure> for Error {
+    #[cold]
+    #[inline(never)]
+    fn from(failure: Failure) -> Self {
+        Self(Box::new(failure))
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        *error.0
+    }
+}
+
 impl From<RingError> for Error {
     fn from(error: RingError) -> Self {
-        Error::Ring(error)
+        Failure::Ring(error).into()
     }
 }
 
 impl Error {
+    /// What failed.
+    pub fn why(&self) -> &Failure {
+        &self.0
+    }
+
     /// The daemon's reason, if it refused.
     pub fn refusal(&self) -> Option<XsError> {
-        match self {
-            Error::Refused { error, .. } => Some(*error),
+        match self.why() {
+            Failure::Refused { error, .. } => Some(*error),
             _ => None,
         }
     }
@@ -145,36 +169,36 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Refused { op, path, error } => {
+        match self.why() {
+            Failure::Refused { op, path, error } => {
                 write!(f, "xenstore: {op:?} {path}: {}", error.name())
             }
-            Error::BadRequest { op, path } => {
+            Failure::BadRequest { op, path } => {
                 write!(f, "xenstore: {op:?} {path}: not a valid request, not sent")
             }
-            Error::BadValue { path, expected } => {
+            Failure::BadValue { path, expected } => {
                 write!(f, "xenstore: {path}: should be {expected}")
             }
-            Error::TooLarge { path } => write!(f, "xenstore: {path}: too much data"),
-            Error::Conflict { attempts } => {
+            Failure::TooLarge { path } => write!(f, "xenstore: {path}: too much data"),
+            Failure::Conflict { attempts } => {
                 write!(
                     f,
                     "xenstore: transaction collided with others {attempts} times, given up"
                 )
             }
-            Error::Protocol(violation) => {
+            Failure::Protocol(violation) => {
                 write!(f, "xenstore daemon broke the protocol: {violation:?}")
             }
-            Error::Ring(RingError { consumer, producer }) => {
+            Failure::Ring(RingError { consumer, producer }) => {
                 write!(
                     f,
                     "xenstore ring corrupted: consumer {consumer:#x}, producer {producer:#x}"
                 )
             }
-            Error::Closed(error) => {
+            Failure::Closed(error) => {
                 write!(f, "xenstore daemon closed the connection (error {error})")
             }
-            Error::TimedOut => write!(f, "xenstore daemon does not answer"),
+            Failure::TimedOut => write!(f, "xenstore daemon does not answer"),
         }
     }
 }

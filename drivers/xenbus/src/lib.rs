@@ -34,6 +34,7 @@ pub mod error;
 pub mod held;
 pub mod line;
 pub mod link;
+pub mod number;
 pub mod rate;
 pub mod ring;
 pub mod store;
@@ -45,7 +46,7 @@ pub mod wire;
 
 pub use client::{Client, Event, ReqId};
 pub use console::ConsoleWriter;
-pub use error::{Error, Violation, XsError};
+pub use error::{Error, Failure, Violation, XsError};
 pub use line::{Input, LineEditor};
 pub use rate::RateLimiter;
 pub use ring::{Consumer, Producer, RingError, RingLayout, SharedPage};

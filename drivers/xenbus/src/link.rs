@@ -7,6 +7,8 @@
 
 use core::fmt;
 
+use crate::number;
+
 /// What each line of the driver domain begins with.
 pub const MARK: char = '@';
 /// Bytes that the driver domain may send before it was granted more.
@@ -32,10 +34,10 @@ impl<'a> Request<'a> {
     pub fn parse(line: &'a str) -> Option<Self> {
         match line.split_at_checked(1)? {
             ("=", data) => Some(Self::Data(data)),
-            ("+", bytes) => bytes.parse().ok().map(Self::Credit),
+            ("+", bytes) => number::parse(bytes).map(Self::Credit),
             ("!", size) => {
                 let (columns, rows) = size.split_once('x')?;
-                Some(Self::Resize(columns.parse().ok()?, rows.parse().ok()?))
+                Some(Self::Resize(number::parse(columns)?, number::parse(rows)?))
             }
             (".", "") => Some(Self::End),
             _ => None,
@@ -100,11 +102,11 @@ impl<'a> Reply<'a> {
             return Some(Self::Data(data));
         }
         if let Some(bytes) = line.strip_prefix('+') {
-            return bytes.parse().ok().map(Self::Credit);
+            return number::parse(bytes).map(Self::Credit);
         }
         let mut words = line.splitn(4, ' ');
         let word = words.next()?;
-        let mut number = || words.next()?.parse().ok();
+        let mut number = || number::parse(words.next()?);
         match word {
             "linked" => Some(Self::Linked {
                 nonce: number()?,
@@ -113,7 +115,7 @@ impl<'a> Reply<'a> {
             }),
             "refused" => {
                 let (nonce, why) = line.strip_prefix("refused ")?.split_once(' ')?;
-                let nonce = nonce.parse().ok()?;
+                let nonce = number::parse(nonce)?;
                 Some(Self::Refused { nonce, why })
             }
             "lost" => Some(Self::Lost(number()?)),

@@ -1,14 +1,13 @@
 //! Xenstore calls that wait for their reply.
 //!
-//! Invariants: every call ends, with [`Error::TimedOut`] at the latest; every value is checked before it is handed
+//! Invariants: every call ends, with [`Failure::TimedOut`] at the latest; every value is checked before it is handed
 //! out; a transaction is tried a bounded number of times and never left open by a body that fails.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::str::FromStr;
 
 use crate::client::{Client, ClientCounters, MAX_OUTSTANDING, ReplyError, ReqId, RequestError};
-use crate::error::{Error, Violation, XsError};
+use crate::error::{Error, Failure, Violation, XsError};
 use crate::transport::Transport;
 use crate::watch::WatchEvent;
 use crate::wire::{self, Op, TxId};
@@ -90,7 +89,7 @@ impl<T: Transport> Xenstore<T> {
     }
 
     /// See [`View::read_number`].
-    pub fn read_number<N: FromStr>(&mut self, path: &str) -> Result<N, Error> {
+    pub fn read_number<N: TryFrom<u64>>(&mut self, path: &str) -> Result<N, Error> {
         self.view().read_number(path)
     }
 
@@ -139,9 +138,10 @@ impl<T: Transport> Xenstore<T> {
                 }
             }
         }
-        Err(Error::Conflict {
+        Err(Failure::Conflict {
             attempts: MAX_ATTEMPTS,
-        })
+        }
+        .into())
     }
 
     /// Sets a watch; it fires once straight away.
@@ -182,7 +182,7 @@ impl<T: Transport> Xenstore<T> {
         let text = payload.strip_suffix(&[0]).unwrap_or(&payload);
         match core::str::from_utf8(text) {
             Ok(path) if wire::is_valid_path(path) => Ok(path.into()),
-            _ => Err(Error::Protocol(Violation::Payload)),
+            _ => Err(bad_reply()),
         }
     }
 
@@ -201,10 +201,7 @@ impl<T: Transport> Xenstore<T> {
             Ok(id) => self.posted.push(id),
             Err(RequestError::TooMany) => return Ok(false),
             Err(RequestError::TooLong) => {
-                return Err(Error::BadRequest {
-                    op: OP,
-                    path: path.into(),
-                });
+                return Err(bad_request(OP, path));
             }
         }
         self.pump()?;
@@ -230,7 +227,7 @@ impl<T: Transport> Xenstore<T> {
         self.refused_posts
     }
 
-    /// Sets the connection up afresh after [`Error::Ring`], [`Error::Protocol`] or [`Error::Closed`]. The watches are
+    /// Sets the connection up afresh after [`Failure::Ring`], [`Failure::Protocol`] or [`Failure::Closed`]. The watches are
     /// gone, and [`Xenstore::take_overflow`] says that everything has to be read again.
     pub fn reconnect(&mut self) -> Result<(), Error> {
         self.transport.reconnect()?;
@@ -251,10 +248,7 @@ impl<T: Transport> Xenstore<T> {
 
     fn watch_op(&mut self, op: Op, path: &str, token: &str) -> Result<(), Error> {
         if token.contains('\0') {
-            return Err(Error::BadRequest {
-                op,
-                path: path.into(),
-            });
+            return Err(bad_request(op, path));
         }
         check_path(op, path)?;
         self.call_ok(
@@ -269,7 +263,7 @@ impl<T: Transport> Xenstore<T> {
         let payload = self.call(Op::TransactionStart, TxId::NONE, "", &[&[0]])?;
         match parse_number(&payload) {
             Some(id) if id != 0 => Ok(TxId(id)),
-            _ => Err(Error::Protocol(Violation::Payload)),
+            _ => Err(bad_reply()),
         }
     }
 
@@ -281,7 +275,7 @@ impl<T: Transport> Xenstore<T> {
     fn call_ok(&mut self, op: Op, tx: TxId, path: &str, parts: &[&[u8]]) -> Result<(), Error> {
         match self.call(op, tx, path, parts)?.as_slice() {
             b"OK\0" => Ok(()),
-            _ => Err(Error::Protocol(Violation::Payload)),
+            _ => Err(bad_reply()),
         }
     }
 
@@ -290,10 +284,7 @@ impl<T: Transport> Xenstore<T> {
             .client
             .request(op, tx, parts)
             .map_err(|error| match error {
-                RequestError::TooLong | RequestError::TooMany => Error::BadRequest {
-                    op,
-                    path: path.into(),
-                },
+                RequestError::TooLong | RequestError::TooMany => bad_request(op, path),
             })?;
         self.transport.start();
         loop {
@@ -303,17 +294,18 @@ impl<T: Transport> Xenstore<T> {
             }
             if let Some(result) = self.client.take_reply(id) {
                 return result.map_err(|error| match error {
-                    ReplyError::Refused(error) => Error::Refused {
+                    ReplyError::Refused(error) => Failure::Refused {
                         op,
                         path: path.into(),
                         error,
-                    },
-                    ReplyError::Violation(violation) => Error::Protocol(violation),
+                    }
+                    .into(),
+                    ReplyError::Violation(violation) => Failure::Protocol(violation).into(),
                 });
             }
             if !self.transport.wait() {
                 self.client.abandon(id);
-                return Err(Error::TimedOut);
+                return Err(Failure::TimedOut.into());
             }
         }
     }
@@ -337,7 +329,7 @@ impl<T: Transport> Xenstore<T> {
                 if moved {
                     self.transport.notify();
                 }
-                return fed.map_err(Error::Protocol);
+                return fed.map_err(|violation| Failure::Protocol(violation).into());
             }
         }
     }
@@ -353,21 +345,15 @@ impl<T: Transport> View<'_, T> {
     pub fn read_string(&mut self, path: &str, max: usize) -> Result<String, Error> {
         let value = self.read(path)?;
         if value.len() > max {
-            return Err(Error::TooLarge { path: path.into() });
+            return Err(too_large(path));
         }
-        String::from_utf8(value).map_err(|_| Error::BadValue {
-            path: path.into(),
-            expected: "UTF-8 text",
-        })
+        String::from_utf8(value).map_err(|_| bad_value(path, "UTF-8 text"))
     }
 
     /// The value at `path` as a decimal number: digits only, and in range.
-    pub fn read_number<N: FromStr>(&mut self, path: &str) -> Result<N, Error> {
+    pub fn read_number<N: TryFrom<u64>>(&mut self, path: &str) -> Result<N, Error> {
         let value = self.read(path)?;
-        parse_number(&value).ok_or_else(|| Error::BadValue {
-            path: path.into(),
-            expected: "a decimal number in range",
-        })
+        parse_number(&value).ok_or_else(|| bad_value(path, "a decimal number in range"))
     }
 
     /// Whether there is a node at `path`.
@@ -392,8 +378,7 @@ impl<T: Transport> View<'_, T> {
                 let name = core::str::from_utf8(name)
                     .ok()
                     .filter(|name| wire::is_valid_path(name) && !name.contains('/'));
-                name.map(String::from)
-                    .ok_or(Error::Protocol(Violation::Payload))
+                name.map(String::from).ok_or_else(bad_reply)
             })
             .collect()
     }
@@ -417,7 +402,7 @@ impl<T: Transport> View<'_, T> {
     pub fn get_perms(&mut self, path: &str) -> Result<Vec<Perm>, Error> {
         let payload = self.path_call(Op::GetPerms, path, &[])?;
         wire::strings(&payload)
-            .map(|perm| Perm::parse(perm).ok_or(Error::Protocol(Violation::Payload)))
+            .map(|perm| Perm::parse(perm).ok_or_else(bad_reply))
             .collect()
     }
 
@@ -443,10 +428,8 @@ impl<T: Transport> View<'_, T> {
             let at = part
                 .iter()
                 .position(|byte| *byte == 0)
-                .ok_or(Error::Protocol(Violation::Payload))?;
-            let (number, names) = part
-                .split_at_checked(at)
-                .ok_or(Error::Protocol(Violation::Payload))?;
+                .ok_or_else(bad_reply)?;
+            let (number, names) = part.split_at_checked(at).ok_or_else(bad_reply)?;
             let names = names.get(1..).unwrap_or(&[]);
             if generation
                 .as_deref()
@@ -454,7 +437,7 @@ impl<T: Transport> View<'_, T> {
             {
                 restarts = restarts.saturating_add(1);
                 if restarts >= MAX_ATTEMPTS {
-                    return Err(Error::Conflict { attempts: restarts });
+                    return Err(Failure::Conflict { attempts: restarts }.into());
                 }
                 list.clear();
                 generation = None;
@@ -470,11 +453,11 @@ impl<T: Transport> View<'_, T> {
                 _ => (names, false),
             };
             if !last && !names.ends_with(&[0]) {
-                return Err(Error::Protocol(Violation::Payload));
+                return Err(bad_reply());
             }
             list.extend_from_slice(names);
             if list.len() > MAX_DIRECTORY_BYTES {
-                return Err(Error::TooLarge { path: path.into() });
+                return Err(too_large(path));
             }
             if last {
                 return Ok(list);
@@ -492,7 +475,7 @@ impl<T: Transport> View<'_, T> {
     fn path_call_ok(&mut self, op: Op, path: &str, rest: &[&[u8]]) -> Result<(), Error> {
         match self.path_call(op, path, rest)?.as_slice() {
             b"OK\0" => Ok(()),
-            _ => Err(Error::Protocol(Violation::Payload)),
+            _ => Err(bad_reply()),
         }
     }
 }
@@ -529,15 +512,43 @@ fn check_path(op: Op, path: &str) -> Result<(), Error> {
     if wire::is_valid_path(path) {
         Ok(())
     } else {
-        Err(Error::BadRequest {
-            op,
-            path: path.into(),
-        })
+        Err(bad_request(op, path))
     }
 }
 
+/// A request that cannot be sent.
+#[cold]
+fn bad_request(op: Op, path: &str) -> Error {
+    let path = path.into();
+    Failure::BadRequest { op, path }.into()
+}
+
+/// A value that is not what it should be.
+#[cold]
+fn bad_value(path: &str, expected: &'static str) -> Error {
+    let path = path.into();
+    Failure::BadValue { path, expected }.into()
+}
+
+/// A value that is too long.
+#[cold]
+fn too_large(path: &str) -> Error {
+    Failure::TooLarge { path: path.into() }.into()
+}
+
+/// A reply that is not what its request promises.
+#[cold]
+fn bad_reply() -> Error {
+    Failure::Protocol(Violation::Payload).into()
+}
+
 /// A decimal number: digits and at most one NUL behind them. `FromStr` alone would take a sign as well.
-fn parse_number<N: FromStr>(value: &[u8]) -> Option<N> {
+fn parse_number<N: TryFrom<u64>>(value: &[u8]) -> Option<N> {
+    N::try_from(parse_digits(value)?).ok()
+}
+
+#[inline(never)]
+fn parse_digits(value: &[u8]) -> Option<u64> {
     let digits = value.strip_suffix(&[0]).unwrap_or(value);
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;

@@ -1,6 +1,6 @@
 //! How the client's bytes get to the daemon and back.
 
-use crate::error::Error;
+use crate::error::{Error, Failure};
 use crate::ring::{
     Consumer, Producer, SERVER_FEATURE_ERROR, SERVER_FEATURE_RECONNECTION, SharedPage,
     XENSTORE_CONNECTION, XENSTORE_ERROR, XENSTORE_REQ, XENSTORE_RSP, XENSTORE_SERVER_FEATURES,
@@ -62,7 +62,7 @@ impl<P: SharedPage, S: Signal> RingTransport<P, S> {
         }
         match self.page.load_u32(XENSTORE_ERROR) {
             0 => Ok(()),
-            error => Err(Error::Closed(error)),
+            error => Err(Failure::Closed(error).into()),
         }
     }
 }
@@ -93,14 +93,14 @@ impl<P: SharedPage, S: Signal> Transport for RingTransport<P, S> {
     /// The protocol: set the state to 1, send an event, ignore everything else until the daemon has set it to 0.
     fn reconnect(&mut self) -> Result<(), Error> {
         if self.page.load_u32(XENSTORE_SERVER_FEATURES) & SERVER_FEATURE_RECONNECTION == 0 {
-            return Err(Error::Closed(0));
+            return Err(Failure::Closed(0).into());
         }
         self.signal.start();
         self.page.store_u32(XENSTORE_CONNECTION, 1);
         self.signal.notify();
         while self.page.load_u32(XENSTORE_CONNECTION) != 0 {
             if !self.signal.wait() {
-                return Err(Error::TimedOut);
+                return Err(Failure::TimedOut.into());
             }
         }
         self.requests = Producer::attach(&self.page, XENSTORE_REQ);

@@ -13,7 +13,7 @@ use vd_xenbus::ring::{
 use vd_xenbus::store::MAX_DIRECTORY_BYTES;
 use vd_xenbus::test_util::{FakePage, FakeSignal, FakeXenstored, Tamper};
 use vd_xenbus::wire::Header;
-use vd_xenbus::{Error, Event, Op, RingTransport, TxId, Violation, Xenstore, XsError};
+use vd_xenbus::{Error, Event, Failure, Op, RingTransport, TxId, Violation, Xenstore, XsError};
 
 type Store = Xenstore<RingTransport<Rc<FakePage>, FakeSignal>>;
 
@@ -47,7 +47,10 @@ fn row37_oversized_reply_kills_the_connection() {
         let result = read_with(Box::new(move |header, payload| {
             bytes(Header { len, ..header }, payload)
         }));
-        assert_eq!(result, Err(Error::Protocol(Violation::Oversized(len))));
+        assert_eq!(
+            result,
+            Err(Failure::Protocol(Violation::Oversized(len)).into())
+        );
     }
     let mut client = Client::new();
     let header = Header {
@@ -84,7 +87,7 @@ fn row37_wrong_request_number_is_no_reply() {
             payload,
         )
     };
-    assert_eq!(read_with(Box::new(tamper)), Err(Error::TimedOut));
+    assert_eq!(read_with(Box::new(tamper)), Err(Failure::TimedOut.into()));
 }
 
 #[test]
@@ -100,24 +103,27 @@ fn row37_wrong_transaction_and_wrong_type() {
     };
     assert_eq!(
         read_with(Box::new(tamper)),
-        Err(Error::Protocol(Violation::WrongTransaction(9)))
+        Err(Failure::Protocol(Violation::WrongTransaction(9)).into())
     );
     for kind in [0, Op::Write.number(), 20, 23, 0xffff, u32::MAX] {
         let tamper =
             move |header: Header, payload: &[u8]| bytes(Header { kind, ..header }, payload);
         assert_eq!(
             read_with(Box::new(tamper)),
-            Err(Error::Protocol(Violation::WrongType(kind)))
+            Err(Failure::Protocol(Violation::WrongType(kind)).into())
         );
     }
 }
 
 #[test]
 fn row37_short_and_missing_replies_time_out() {
-    assert_eq!(read_with(Box::new(|_, _| Vec::new())), Err(Error::TimedOut));
+    assert_eq!(
+        read_with(Box::new(|_, _| Vec::new())),
+        Err(Failure::TimedOut.into())
+    );
     for keep in [1, 15, 16, 20] {
         let tamper = move |header, payload: &[u8]| bytes(header, payload)[..keep].to_vec();
-        assert_eq!(read_with(Box::new(tamper)), Err(Error::TimedOut));
+        assert_eq!(read_with(Box::new(tamper)), Err(Failure::TimedOut.into()));
     }
 }
 
@@ -136,7 +142,7 @@ fn row37_late_replies_are_dropped() {
             std::mem::take(&mut held)
         }
     }));
-    assert_eq!(store.read("v"), Err(Error::TimedOut));
+    assert_eq!(store.read("v"), Err(Failure::TimedOut.into()));
     daemon.borrow_mut().set("v", b"2");
     assert_eq!(
         store.read("v").unwrap(),
@@ -159,7 +165,7 @@ fn row37_payloads_that_mean_nothing() {
             )
         })
     };
-    let garbage = Err(Error::Protocol(Violation::Payload));
+    let garbage = Err(Failure::Protocol(Violation::Payload).into());
     for payload in [&b""[..], b"OK", b"OK\0\0", b"NO\0"] {
         let (mut store, daemon, _) = connect();
         daemon.borrow_mut().set("a", b"");
@@ -222,7 +228,7 @@ fn row37_directory_parts_that_never_end() {
     }));
     assert_eq!(
         store.directory("a"),
-        Err(Error::TooLarge { path: "a".into() })
+        Err(Failure::TooLarge { path: "a".into() }.into())
     );
     let seen = daemon.borrow().seen.clone();
     let parts = seen.iter().filter(|op| **op == Op::DirectoryPart).count();
@@ -243,7 +249,7 @@ fn row37_directory_parts_that_never_end() {
     }));
     assert_eq!(
         store.directory("a"),
-        Err(Error::Protocol(Violation::Payload))
+        Err(Failure::Protocol(Violation::Payload).into())
     );
 }
 
@@ -321,7 +327,7 @@ fn row37_events_instead_of_a_reply() {
     for _ in 0..20_000 {
         daemon.borrow_mut().send(event, b"p\0t\0");
     }
-    assert_eq!(store.read("v"), Err(Error::TimedOut));
+    assert_eq!(store.read("v"), Err(Failure::TimedOut.into()));
 }
 
 #[test]
@@ -332,10 +338,17 @@ fn row37_ring_indices_garbage_and_reconnection() {
         store.watch("v", "t").unwrap();
         page.store_u32(offset, value);
         assert!(
-            matches!(store.read("v"), Err(Error::Ring(_))),
+            matches!(
+                store.read("v").map_err(Failure::from),
+                Err(Failure::Ring(_))
+            ),
             "offset {offset}"
         );
-        assert_eq!(store.reconnect(), Err(Error::Closed(0)), "not offered");
+        assert_eq!(
+            store.reconnect(),
+            Err(Failure::Closed(0).into()),
+            "not offered"
+        );
         page.store_u32(XENSTORE_SERVER_FEATURES, SERVER_FEATURE_RECONNECTION);
         store.reconnect().unwrap();
         assert!(store.take_overflow(), "everything has to be read again");
@@ -367,11 +380,14 @@ fn row37_error_field_is_told() {
     let (mut store, _, page) = connect();
     page.store_u32(XENSTORE_ERROR, 3);
     assert!(
-        matches!(store.read("v"), Err(Error::Refused { .. })),
+        matches!(
+            store.read("v").map_err(Failure::from),
+            Err(Failure::Refused { .. })
+        ),
         "not valid without the feature bit"
     );
     page.store_u32(XENSTORE_SERVER_FEATURES, SERVER_FEATURE_ERROR);
-    assert_eq!(store.read("v"), Err(Error::Closed(3)));
+    assert_eq!(store.read("v"), Err(Failure::Closed(3).into()));
 }
 
 #[test]

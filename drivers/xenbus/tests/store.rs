@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use vd_xenbus::store::{MAX_ATTEMPTS, Perm, PermAccess};
 use vd_xenbus::test_util::{FakePage, FakeSignal, FakeXenstored};
-use vd_xenbus::{Error, Op, RingTransport, WatchEvent, Xenstore, XsError};
+use vd_xenbus::{Error, Failure, Op, RingTransport, WatchEvent, Xenstore, XsError};
 
 type Store = Xenstore<RingTransport<Rc<FakePage>, FakeSignal>>;
 
@@ -69,11 +69,12 @@ fn reads_and_writes() {
 fn refusals_name_operation_path_and_reason() {
     let (mut store, daemon) = connect();
     let error = store.read("nothing/here").unwrap_err();
-    let expected = Error::Refused {
+    let expected = Failure::Refused {
         op: Op::Read,
         path: "nothing/here".into(),
         error: XsError::ENOENT,
-    };
+    }
+    .into();
     assert_eq!(error, expected);
     assert_eq!(error.to_string(), "xenstore: Read nothing/here: ENOENT");
     daemon.borrow_mut().forbidden.push("/local/domain/0".into());
@@ -130,27 +131,31 @@ fn row37_values_are_checked() {
     for value in bad {
         daemon.borrow_mut().set("n", value);
         assert!(
-            matches!(store.read_number::<u32>("n"), Err(Error::BadValue { .. })),
+            matches!(
+                store.read_number::<u32>("n").map_err(Failure::from),
+                Err(Failure::BadValue { .. })
+            ),
             "{value:?}"
         );
     }
     daemon.borrow_mut().set("n", b"65536");
     assert!(matches!(
-        store.read_number::<u16>("n"),
-        Err(Error::BadValue { .. })
+        store.read_number::<u16>("n").map_err(Failure::from),
+        Err(Failure::BadValue { .. })
     ));
     assert_eq!(store.read_number::<u32>("n"), Ok(65536));
     daemon.borrow_mut().set("text", &[0x66, 0xff, 0xfe]);
     assert!(matches!(
-        store.read_string("text", 100),
-        Err(Error::BadValue { .. })
+        store.read_string("text", 100).map_err(Failure::from),
+        Err(Failure::BadValue { .. })
     ));
     daemon.borrow_mut().set("text", &[b'a'; 101]);
     assert_eq!(
         store.read_string("text", 100),
-        Err(Error::TooLarge {
+        Err(Failure::TooLarge {
             path: "text".into()
-        })
+        }
+        .into())
     );
     assert_eq!(store.read_string("text", 101).unwrap().len(), 101);
 }
@@ -166,10 +171,11 @@ fn the_largest_messages_fit_through_the_ring() {
     let error = store.write("v", &vec![b'v'; 4095]).unwrap_err();
     assert_eq!(
         error,
-        Error::BadRequest {
+        Failure::BadRequest {
             op: Op::Write,
             path: "v".into()
-        },
+        }
+        .into(),
         "never sent: it would kill the connection"
     );
     assert_eq!(store.read("v").unwrap(), value);
@@ -191,7 +197,13 @@ fn row37_bad_paths_are_not_sent() {
         &format!("/{}", "x".repeat(3072)),
     ] {
         let bad = |result: Result<(), Error>| {
-            assert!(matches!(result, Err(Error::BadRequest { .. })), "{path:?}")
+            assert!(
+                matches!(
+                    result.map_err(Failure::from),
+                    Err(Failure::BadRequest { .. })
+                ),
+                "{path:?}"
+            )
         };
         bad(store.read(path).map(drop));
         bad(store.write(path, b""));
@@ -199,8 +211,8 @@ fn row37_bad_paths_are_not_sent() {
         bad(store.directory(path).map(drop));
     }
     assert!(matches!(
-        store.watch("a", "to\0ken"),
-        Err(Error::BadRequest { .. })
+        store.watch("a", "to\0ken").map_err(Failure::from),
+        Err(Failure::BadRequest { .. })
     ));
     assert_eq!(daemon.borrow().seen, []);
     let longest = "x".repeat(2048);
@@ -255,7 +267,11 @@ fn row37_directory_that_changes_between_parts() {
     }));
     let attempts = MAX_ATTEMPTS;
     let result = store.directory("many");
-    assert_eq!(result, Err(Error::Conflict { attempts }), "not for ever");
+    assert_eq!(
+        result,
+        Err(Failure::Conflict { attempts }.into()),
+        "not for ever"
+    );
 }
 
 #[test]
@@ -299,9 +315,10 @@ fn row37_eagain() {
     daemon.borrow_mut().collisions = u32::MAX;
     assert_eq!(
         store.transaction(&mut count),
-        Err(Error::Conflict {
+        Err(Failure::Conflict {
             attempts: MAX_ATTEMPTS
-        })
+        }
+        .into())
     );
     assert_eq!(runs, 4 + MAX_ATTEMPTS);
     assert_eq!(daemon.borrow().get("a").unwrap(), b"4");

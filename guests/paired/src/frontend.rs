@@ -11,7 +11,7 @@ use vd_config::xenbus::{self, BusState};
 use vd_config::{Doorbell, Interrupt, Memory, SlotIndex};
 use vd_xenbus::store::Xenstore;
 use vd_xenbus::transport::Transport;
-use vd_xenbus::{Error, XsError};
+use vd_xenbus::{Error, Failure, XsError};
 
 /// Most bytes of a path that is believed.
 const PATH: usize = 256;
@@ -80,7 +80,7 @@ fn read<T: Transport>(store: &mut Xenstore<T>, slot: SlotIndex) -> Result<Device
     let base = base
         .strip_prefix("0x")
         .and_then(|digits| u64::from_str_radix(digits, 16).ok())
-        .ok_or(Error::Protocol(vd_xenbus::Violation::Payload))?;
+        .ok_or_else(|| Error::from(Failure::Protocol(vd_xenbus::Violation::Payload)))?;
     let size = store.read_number(&theirs(xenbus::SIZE))?;
     // A back end that follows the patch alone says nothing of the rest.
     let name = |store: &mut Xenstore<T>, key| store.read(&theirs(key)).unwrap_or_default();

@@ -11,6 +11,7 @@ use vd_config::xenbus::{self, BackendPath, BusState, FrontendPath};
 use vd_config::{Doorbell, Interrupt, Memory, SlotIndex};
 use vd_xenbus::Error;
 use vd_xenbus::XsError;
+use vd_xenbus::number;
 use vd_xenbus::store::Xenstore;
 use vd_xenbus::transport::Transport;
 
@@ -299,7 +300,7 @@ impl Link {
         core::str::from_utf8(&text)
             .ok()
             .filter(|_| digits)
-            .and_then(|text| text.parse().ok())
+            .and_then(number::parse)
             .ok_or_else(|| Trouble::Guest(format!("front end: {key} is no number")))
     }
 

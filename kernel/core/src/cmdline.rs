@@ -4,6 +4,8 @@
 //! reported, never ignored: a typing error in a security-minded set-up must not
 //! pass silently.
 
+use vd_xenbus::number;
+
 /// How much is logged (`log=`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogLevel {
@@ -58,7 +60,7 @@ impl Default for Options {
 /// A decimal number of seconds, without a sign.
 fn seconds(word: &str) -> Option<u32> {
     let digits = word.bytes().all(|byte| byte.is_ascii_digit());
-    word.parse().ok().filter(|_| digits)
+    number::parse(word).filter(|_| digits)
 }
 
 /// Parses `line`, calling `complain` with every word that is not understood.

@@ -2,6 +2,8 @@
 
 use vd_config::SlotIndex;
 
+use vd_xenbus::number;
+
 use crate::cmdline::LogLevel;
 
 /// What the operator wants.
@@ -90,15 +92,12 @@ pub fn parse(line: &str) -> Command<'_> {
                 slot,
                 port: port.unwrap_or("0"),
             },
-            (Some("link"), Some(slot), Some(port), Some(nonce), None) => {
-                nonce
-                    .parse()
-                    .map_or(Command::Unknown, |nonce| Command::Link {
-                        slot,
-                        port,
-                        nonce,
-                    })
-            }
+            (Some("link"), Some(slot), Some(port), Some(nonce), None) => number::parse(nonce)
+                .map_or(Command::Unknown, |nonce| Command::Link {
+                    slot,
+                    port,
+                    nonce,
+                }),
             _ => Command::Unknown,
         };
     }

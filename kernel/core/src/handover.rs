@@ -1,8 +1,8 @@
 //! What the interrupt handler leaves for the main loop: bits in words that both change, and the decision to sleep.
 //!
 //! Invariants:
-//! - a bit is set before what tells of it ([`Kicks::ring`] calls `tell` last), and taken in the other order, so that
-//!   whoever has been told finds the bit;
+//! - a bit is set before what tells of it ([`Kicks::ring`] sets the queue's, the device's and the bit of what is due, and calls
+//!   `tell` last), and taken in the other order, so that whoever has been told finds the bit;
 //! - between the last look at the marks and the sleep no interrupt is taken ([`sleep_unless`]).
 //!
 //! Everything is generic over the word, so that the crate `vd-loom` can try it with every order that the memory model
@@ -86,6 +86,8 @@ const AGAIN: u64 = 1 << 33;
 /// two looks there is no value.
 #[derive(Debug)]
 pub struct Kicks<W, const DEVICES: usize, const QUEUES: usize> {
+    /// A bit a device that was kicked.
+    due: W,
     /// A bit a queue.
     devices: [W; DEVICES],
     queues: [[W; QUEUES]; DEVICES],
@@ -93,23 +95,44 @@ pub struct Kicks<W, const DEVICES: usize, const QUEUES: usize> {
 
 impl<W: Word, const DEVICES: usize, const QUEUES: usize> Kicks<W, DEVICES, QUEUES> {
     /// Kicks in words that are zero.
-    pub const fn new(devices: [W; DEVICES], queues: [[W; QUEUES]; DEVICES]) -> Self {
-        const { assert!(QUEUES <= 64) };
-        Self { devices, queues }
+    pub const fn new(due: W, devices: [W; DEVICES], queues: [[W; QUEUES]; DEVICES]) -> Self {
+        const { assert!(QUEUES <= 64 && DEVICES <= 64) };
+        Self {
+            due,
+            devices,
+            queues,
+        }
     }
 
     /// Marks a queue of a device, with a value if the kick had one; then `tell` has to mark for the main loop that there is something. A queue that does
     /// not exist is nothing to tell of.
     pub fn ring(&self, device: usize, queue: usize, value: Option<u32>, tell: impl FnOnce()) {
         let word = self.queues.get(device).and_then(|all| all.get(queue));
-        if let (Some(device), Some(word)) = (self.devices.get(device), word) {
+        if let (Some(queues), Some(word)) = (self.devices.get(device), word) {
             let new = value.map_or(KICKED | AGAIN, |value| KICKED | u64::from(value));
             if word.swap(new, Ordering::AcqRel) != 0 {
                 word.fetch_or(AGAIN, Ordering::Release);
             }
-            device.fetch_or(1 << queue, Ordering::Release);
+            queues.fetch_or(1 << queue, Ordering::Release);
+            self.mark(device);
             tell();
         }
+    }
+
+    /// Marks a device as one that was kicked, which is to be looked at.
+    pub fn mark(&self, device: usize) {
+        if device < DEVICES {
+            self.due.fetch_or(1 << device, Ordering::Release);
+        }
+    }
+
+    /// The devices that were kicked since this was asked last, as bits.
+    pub fn take_due(&self) -> u64 {
+        // As below.
+        if self.due.load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        self.due.swap(0, Ordering::Acquire)
     }
 
     /// Calls `kicked` for each queue of a device that was kicked, with the value if that is certain.
@@ -164,6 +187,7 @@ mod tests {
 
     fn kicks<const DEVICES: usize>() -> Kicks<AtomicU64, DEVICES, 3> {
         Kicks::new(
+            AtomicU64::new(0),
             [const { AtomicU64::new(0) }; DEVICES],
             [const { [const { AtomicU64::new(0) }; 3] }; DEVICES],
         )
@@ -182,6 +206,7 @@ mod tests {
             kicks.take(device, |queue, value| all.push((queue, value)));
             all
         };
+        assert_eq!((kicks.take_due(), kicks.take_due()), (3, 0));
         assert_eq!(take(0), [(2, Some(7))]);
         assert_eq!(take(1), [(0, Some(u32::MAX)), (2, Some(0))]);
         assert!(take(0).is_empty() && take(1).is_empty() && take(2).is_empty());
@@ -214,8 +239,19 @@ mod tests {
     #[test]
     fn a_queue_that_does_not_exist_marks_nothing() {
         for (device, queue) in [(1, 0), (0, 3)] {
-            kicks::<1>().ring(device, queue, Some(0), || panic!("told"));
+            let kicks = kicks::<1>();
+            kicks.ring(device, queue, Some(0), || panic!("told"));
+            assert_eq!(kicks.take_due(), 0);
         }
+    }
+
+    #[test]
+    fn a_device_can_be_due_without_a_kick() {
+        let kicks = kicks::<3>();
+        for device in [2, 0, 2, 3, 64, usize::MAX] {
+            kicks.mark(device);
+        }
+        assert_eq!((kicks.take_due(), kicks.take_due()), (5, 0));
     }
 
     #[test]

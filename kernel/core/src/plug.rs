@@ -8,12 +8,13 @@
 //! Invariants: of the guest's nodes nothing is used but whether one is there; only the toolstack decides what is attached and
 //! what goes; a directory that the toolstack has taken away is not made again, as the one above it is the toolstack's.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use vd_config::SlotIndex;
 use vd_config::xenbus::{self, BusState, CLASS};
+use vd_xenbus::number;
 use vd_xenbus::store::Xenstore;
 use vd_xenbus::transport::Transport;
 use vd_xenbus::{Error, XsError};
@@ -120,10 +121,48 @@ pub enum Ask {
     },
 }
 
+/// Directories in the order of their places. There are few: a search tree takes 8 KB of code.
+#[derive(Debug, Default)]
+struct Entries(Vec<(Place, Entry)>);
+
+impl Entries {
+    fn find(&self, place: Place) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&place, |(at, _)| *at)
+    }
+
+    fn get_mut(&mut self, place: Place) -> Option<&mut Entry> {
+        let index = self.find(place).ok()?;
+        self.0.get_mut(index).map(|(_, entry)| entry)
+    }
+
+    /// The entry of a place, which is new if there was none.
+    fn get_or_new(&mut self, place: Place) -> Option<&mut Entry> {
+        let index = self.find(place).unwrap_or_else(|index| {
+            self.0.insert(index, (place, Entry::NEW));
+            index
+        });
+        self.0.get_mut(index).map(|(_, entry)| entry)
+    }
+
+    fn remove(&mut self, place: Place) {
+        if let Ok(index) = self.find(place) {
+            self.0.remove(index);
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.0.iter().map(|(_, entry)| entry)
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.0.iter_mut().map(|(_, entry)| entry)
+    }
+}
+
 /// All directories.
 #[derive(Debug, Default)]
 pub struct Plug {
-    entries: BTreeMap<Place, Entry>,
+    entries: Entries,
     /// There may be directories that are not known.
     rescan: bool,
 }
@@ -140,7 +179,7 @@ impl Plug {
             let guest = u16::try_from(guest).ok()?;
             Some(Place { guest, number })
         });
-        match place.and_then(|place| self.entries.get_mut(&place)) {
+        match place.and_then(|place| self.entries.get_mut(place)) {
             Some(entry) => entry.due = true,
             None => self.rescan = true,
         }
@@ -149,18 +188,18 @@ impl Plug {
     /// Everything may have changed.
     pub fn note_all(&mut self) {
         self.rescan = true;
-        self.entries.values_mut().for_each(|entry| entry.due = true);
+        self.entries.iter_mut().for_each(|entry| entry.due = true);
     }
 
     /// Whether there is something to look at.
     #[must_use]
     pub fn is_due(&self) -> bool {
-        self.rescan || self.entries.values().any(|entry| entry.due)
+        self.rescan || self.entries.iter().any(|entry| entry.due)
     }
 
     /// It is that late. Returns whether there is something to look at.
     pub fn tick(&mut self, now: u64) -> bool {
-        for entry in self.entries.values_mut() {
+        for entry in self.entries.iter_mut() {
             if let Phase::Closed(since) = entry.phase
                 && now.saturating_sub(since) >= LINGER
             {
@@ -173,7 +212,7 @@ impl Plug {
     /// When there is something to look at that no watch tells of.
     #[must_use]
     pub fn deadline(&self) -> Option<u64> {
-        let ends = self.entries.values().filter_map(|entry| match entry.phase {
+        let ends = self.entries.iter().filter_map(|entry| match entry.phase {
             // Looked at once, and then whenever the toolstack changes something.
             Phase::Closed(since) if since != FINAL => Some(since.saturating_add(LINGER)),
             _ => None,
@@ -193,14 +232,14 @@ impl Plug {
         if core::mem::take(&mut self.rescan) {
             self.scan(store).inspect_err(|_| self.rescan = true)?;
         }
-        let due = self.entries.iter().find(|(_, entry)| entry.due);
-        let Some((&place, &entry)) = due else {
+        let due = self.entries.0.iter().find(|(_, entry)| entry.due);
+        let Some(&(place, entry)) = due else {
             return Ok(None);
         };
         let (ask, after) = self.look(store, place, entry, now)?;
-        match after {
-            Some(entry) => drop(self.entries.insert(place, entry)),
-            None => drop(self.entries.remove(&place)),
+        match (after, self.entries.get_mut(place)) {
+            (Some(after), Some(entry)) => *entry = after,
+            (_, _) => self.entries.remove(place),
         }
         Ok(Some(ask))
     }
@@ -215,9 +254,10 @@ impl Plug {
                 let Some(number) = parse(Some(&number)) else {
                     continue;
                 };
-                if self.entries.len() < MOST {
-                    let place = Place { guest, number };
-                    self.entries.entry(place).or_insert(Entry::NEW).due = true;
+                if self.entries.0.len() < MOST
+                    && let Some(entry) = self.entries.get_or_new(Place { guest, number })
+                {
+                    entry.due = true;
                 }
             }
         }
@@ -304,7 +344,7 @@ impl Plug {
         pairs: &[(&str, String)],
         state: Option<BusState>,
     ) -> Result<(), Error> {
-        let Some(entry) = self.entries.get_mut(&place) else {
+        let Some(entry) = self.entries.get_mut(place) else {
             // The toolstack has made no directory, which is its right.
             return Ok(());
         };
@@ -332,7 +372,7 @@ impl Plug {
         why: &str,
         now: u64,
     ) -> Result<(), Error> {
-        let said = match self.entries.contains_key(&place) {
+        let said = match self.entries.find(place).is_ok() {
             true => write(store, place, xenbus::ERROR, why),
             false => Ok(()),
         };
@@ -349,7 +389,7 @@ impl Plug {
         place: Place,
         now: u64,
     ) -> Result<(), Error> {
-        let Some(entry) = self.entries.get_mut(&place) else {
+        let Some(entry) = self.entries.get_mut(place) else {
             return Ok(());
         };
         entry.phase = Phase::Closed(now);
@@ -371,7 +411,7 @@ impl Plug {
         } else {
             BusState::InitWait
         };
-        if let Some(entry) = self.entries.get_mut(&place)
+        if let Some(entry) = self.entries.get_mut(place)
             && let Phase::Served(Some(said)) = entry.phase
             && said != wanted
         {
@@ -382,19 +422,19 @@ impl Plug {
 
     /// The devices that are to go as soon as their drivers let them.
     pub fn leaving(&self) -> impl Iterator<Item = Place> {
-        let leaving = |(place, entry): (&Place, &Entry)| {
+        let leaving = |(place, entry): &(Place, Entry)| {
             matches!(entry.phase, Phase::Leaving).then_some(*place)
         };
-        self.entries.iter().filter_map(leaving)
+        self.entries.0.iter().filter_map(leaving)
     }
 
     /// This domain ends: no device is there any more. Returns the first thing that went wrong.
     pub fn close_all<T: Transport>(&mut self, store: &mut Xenstore<T>) -> Result<(), Error> {
         let mut result = Ok(());
-        for (&place, entry) in &mut self.entries {
+        for (place, entry) in &mut self.entries.0 {
             if matches!(entry.phase, Phase::Served(_) | Phase::Leaving) {
                 entry.phase = Phase::Closed(FINAL);
-                let written = write(store, place, xenbus::STATE, BusState::Closed.as_str());
+                let written = write(store, *place, xenbus::STATE, BusState::Closed.as_str());
                 result = result.and(written);
             }
         }
@@ -420,10 +460,7 @@ fn write<T: Transport>(
     }
 }
 
-fn names<T: Transport>(
-    store: &mut Xenstore<T>,
-    path: &str,
-) -> Result<alloc::vec::Vec<String>, Error> {
+fn names<T: Transport>(store: &mut Xenstore<T>, path: &str) -> Result<Vec<String>, Error> {
     Ok(optional(store.directory(path))?.unwrap_or_default())
 }
 
@@ -447,7 +484,7 @@ fn parse(text: Option<&str>) -> Option<u32> {
     let text = text?;
     let canonical = text.bytes().all(|byte| byte.is_ascii_digit())
         && (text.len() == 1 || !text.starts_with('0'));
-    text.parse().ok().filter(|_| canonical)
+    number::parse(text).filter(|_| canonical)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The devices of the guest: their registers, queues and interrupt lines, served from the main loop.
 //!
 //! Invariants: the work of a pass is bounded; a line follows its device's InterruptStatus before the vCPU whose access
-//! changed it runs again.
+//! changed it runs again; whatever gives a device something to do marks it for the next pass, which looks at no other.
 
 pub mod late;
 mod succession;
@@ -25,6 +25,7 @@ use vd_ioreq::buffered::PostedWrite;
 use vd_ioreq::rep::RegisterBus;
 use vd_ioreq::{Access, Space, Width};
 use vd_kernel_core::description::Description;
+use vd_kernel_core::due::{Due, Turns};
 use vd_kernel_core::granted::Rings;
 use vd_kernel_core::poll::{Next, Poller};
 use vd_kernel_core::server::attach::Bound;
@@ -54,6 +55,8 @@ use crate::xen::{XEN, events, time};
 const QUEUES: usize = vd_config::MAX_VIRTQUEUES as usize;
 /// Words for the heads of all queues of a device: enough for a disk with queues of any size.
 const WORDS: usize = MAX_QUEUES as usize * MAX_WORDS;
+/// A bit for each slot.
+const SLOT_BITS: u32 = (1 << SLOTS) - 1;
 /// Requests that one device may have served before it is the next one's turn.
 const BUDGET: u32 = 64;
 
@@ -99,8 +102,12 @@ pub struct DeviceTable {
     networks: Vec<Network>,
     /// Limits what a guest can make this domain log.
     limiter: RateLimiter,
-    /// The slot whose turn is first in the next pass: what devices share, the first gets most of.
-    first: usize,
+    /// Those that the next pass has to look at.
+    due: Due,
+    /// The slots of network devices, as bits: what one does may be for another.
+    ports: u32,
+    /// An uplink has something to do.
+    uplinks_due: bool,
     /// If no requests to disks of other domains are taken: how many were under way when that was looked at last.
     quiet: Option<u32>,
 }
@@ -124,7 +131,9 @@ pub fn build(
         scratch: Box::default(),
         networks: networks(vifs),
         limiter: RateLimiter::new(10, 1),
-        first: 0,
+        due: Due::new(),
+        ports: 0,
+        uplinks_due: true,
         quiet: None,
     };
     let mut ring_pages = 0;
@@ -138,9 +147,7 @@ pub fn build(
         };
         let made = make(description.target_type, slot, device, sources, rings)
             .map_err(|error| format!("device {slot}: {error}"))?;
-        if let Some(place) = table.slots.get_mut(slot.index()) {
-            *place = Some(made);
-        }
+        table.place(made);
     }
     Ok(table)
 }
@@ -385,13 +392,34 @@ impl DeviceTable {
         }
     }
 
+    /// Puts a device into its slot.
+    fn place(&mut self, device: Box<Device>) {
+        let index = device.slot.index();
+        if device.network.is_some() {
+            self.ports |= 1 << index;
+        }
+        if let Some(place) = self.slots.get_mut(index) {
+            *place = Some(device);
+        }
+        self.look_at_all();
+    }
+
+    /// The next pass looks at every device: something has happened that may concern any of them.
+    pub fn look_at_all(&mut self) {
+        self.due.mark_all();
+        self.uplinks_due = true;
+    }
+
     /// Runs the queues that were kicked, a bounded number of requests each. Returns whether there is more to do.
     pub fn run(&mut self, memory: &Memory) -> bool {
         let (mut more, mut idle, mut left) = (false, false, 0);
-        let masked = signals::new_pass();
-        let first = self.first;
-        self.first = (first + 1) % SLOTS;
-        for index in (first..SLOTS).chain(0..first) {
+        let signals::Heard { rung, masked } = signals::new_pass();
+        if self.quiet.is_some() {
+            // What is left is counted.
+            self.look_at_all();
+        }
+        let turns = self.due.take(slots::take_due() | rung);
+        for index in turns {
             if self.quiet.is_some() && self.is_elsewhere(index) {
                 left += self.drain(index, memory, masked);
                 continue;
@@ -424,9 +452,13 @@ impl DeviceTable {
                     interrupts: (after.interrupts - before.interrupts) as u32,
                 };
                 trace.record(device.slot.get(), ran, time::uptime);
-                match device.poll(before.requests) {
-                    Next::Yield => idle = true,
-                    Next::Wait | Next::Look | Next::Arm => more |= device.transport.has_work(),
+                let next = device.poll(before.requests);
+                if device.transport.has_work() {
+                    self.due.mark(index);
+                    match next {
+                        Next::Yield => idle = true,
+                        Next::Wait | Next::Look | Next::Arm => more = true,
+                    }
                 }
                 settle = true;
             }
@@ -435,9 +467,15 @@ impl DeviceTable {
             }
         }
         self.quiet = self.quiet.map(|_| left);
-        more |= self.run_uplinks(memory, masked);
         // What one port has left for another is for the next pass.
-        more |= self.wake_ports();
+        let mut woken = turns.slots();
+        let heard = rung & !SLOT_BITS != 0;
+        if heard || self.uplinks_due || woken & self.ports != 0 {
+            woken |= self.ports;
+            self.uplinks_due = self.run_uplinks(memory, masked);
+            more |= self.uplinks_due;
+        }
+        more |= self.wake(woken) | self.wake_uplinks();
         if idle && !more {
             counters::add(&counters::YIELDS, 1);
             sched::yield_now(&XEN);
@@ -456,7 +494,7 @@ impl DeviceTable {
             return None;
         }
         let result = f(device.transport.device_mut().console_mut()?);
-        if device.take_wakes() {
+        if self.wake(1 << slot.index()) {
             events::mark(Happened::WORK);
         }
         Some(result)
@@ -470,7 +508,7 @@ impl DeviceTable {
                     console.set_size(size);
                 }
             });
-            if device.take_wakes() {
+            if self.wake(1 << slot.index()) {
                 events::mark(Happened::WORK);
             }
             self.settle(slot.index());
@@ -519,13 +557,25 @@ impl DeviceTable {
             .filter_map(|network| network.uplink.as_ref())
     }
 
-    /// Wakes the queues of devices for which others have left something. Returns whether there is such a one, or an uplink.
-    fn wake_ports(&mut self) -> bool {
+    /// Of the devices in these slots wakes the queues for which others have left something. Returns whether there is such a one.
+    fn wake(&mut self, slots: u32) -> bool {
         let mut woken = false;
-        for device in self.slots.iter_mut().flatten() {
-            woken |= device.take_wakes();
+        for index in Turns::of(slots) {
+            if let Some(Some(device)) = self.slots.get_mut(index)
+                && device.take_wakes()
+            {
+                self.due.mark(index);
+                woken = true;
+            }
         }
-        woken | self.uplinks().any(vif::Shared::is_due)
+        woken
+    }
+
+    /// Whether a device has left something for an uplink.
+    fn wake_uplinks(&mut self) -> bool {
+        let due = self.ports != 0 && self.uplinks().any(vif::Shared::is_due);
+        self.uplinks_due |= due;
+        due
     }
 
     /// So many nanoseconds have passed, half a second or so. Returns whether there is something to do.
@@ -533,11 +583,12 @@ impl DeviceTable {
         for network in &self.networks {
             network.switch.borrow_mut().tick();
         }
-        let mut woken = self.wake_ports();
+        let mut woken = self.wake(SLOT_BITS) | self.wake_uplinks();
         for device in self.slots.iter_mut().flatten() {
             woken |= device.tick(nanoseconds, &mut self.limiter);
         }
         self.settle_all();
+        self.look_at_all();
         woken
     }
 
@@ -548,6 +599,8 @@ impl DeviceTable {
             device.disconnect();
             device.signal.connect(bound.interrupt);
             device.ports = bound.doorbells;
+            // One of the doorbells could be held back.
+            self.due.mark(slot.index());
             // What was asked for before.
             self.settle(slot.index());
         }
@@ -632,8 +685,8 @@ impl Device {
     /// Wakes the queues that have something to do without a kick. Returns whether there is something to do.
     fn take_wakes(&mut self) -> bool {
         let wakes = self.transport.device_mut().take_wakes();
-        for queue in (0..QUEUES as u16).filter(|queue| wakes >> queue & 1 != 0) {
-            self.transport.wake(queue);
+        for queue in Turns::of(wakes) {
+            self.transport.wake(queue as u16);
         }
         wakes != 0 && self.transport.has_work()
     }
@@ -829,6 +882,7 @@ impl RegisterBus for Bus<'_> {
                 .transport
                 .write(&memory, offset, width.bytes(), value);
             let (offset, value) = (offset as u16, value as u32);
+            self.table.due.mark(slot.index());
             self.table
                 .trace
                 .record(slot.get(), What::Write { offset, value }, time::uptime);

@@ -176,9 +176,9 @@ impl Model {
     pub fn add_counters(&self, slot: SlotIndex, to: &mut Vec<(&'static str, u64)>) {
         match self {
             Self::Disk(disk) => {
-                to.extend(disk.connection_counters(slot));
+                to.extend_from_slice(&disk.connection_counters(slot));
                 let disk = disk.counters();
-                to.extend([
+                to.extend_from_slice(&[
                     ("reads", disk.reads),
                     ("bytes-read", disk.bytes_read),
                     ("writes", disk.writes),
@@ -189,17 +189,17 @@ impl Model {
                     ("errors", disk.errors),
                 ]);
             }
-            Self::Net(port) => to.extend(port.counters().named()),
+            Self::Net(port) => to.extend_from_slice(&port.counters().named()),
             Self::Rng(rng) => {
                 let rng = rng.counters();
-                to.extend([
+                to.extend_from_slice(&[
                     ("random-bytes", rng.bytes),
                     ("throttled", rng.throttled),
                     ("troubles", rng.troubles),
                     ("errors", rng.errors),
                 ]);
             }
-            Self::Console(console) => to.extend(console.counters().named()),
+            Self::Console(console) => to.extend_from_slice(&console.counters().named()),
         }
     }
 }

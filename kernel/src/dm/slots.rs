@@ -151,6 +151,12 @@ pub fn payload(device: usize) -> u64 {
     SERVER.payload(device)
 }
 
+/// The devices with kicks since this was asked last, as bits.
+pub fn take_due() -> u32 {
+    // There are no more than slots.
+    SERVER.take_due() as u32
+}
+
 /// Calls `kicked` for each queue of a device that was kicked, with what the guest wrote if that is certain.
 pub fn take_kicks(device: usize, kicked: impl FnMut(usize, Option<u32>)) {
     SERVER.take_kicks(device, kicked);

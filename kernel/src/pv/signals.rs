@@ -52,14 +52,29 @@ pub fn on_source(port: EvtchnPort, source: u16) -> bool {
     true
 }
 
-/// A pass of the main loop begins, which looks at all rings. Gives a bit for each device with masked event channels.
-pub fn new_pass() -> u32 {
+/// What was heard between two passes of the main loop: a bit for each device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Those whose ring has to be looked at.
+    pub rung: u32,
+    /// Of these, those with event channels that are masked.
+    pub masked: u32,
+}
+
+/// A pass of the main loop begins, which looks at the rings that this tells of.
+pub fn new_pass() -> Heard {
+    // It misses nothing that the main loop has been told of: the mark for that comes last.
     if RUNG.load(Ordering::Relaxed) == 0 {
-        return 0;
+        return Heard::default();
     }
-    RUNG.store(0, Ordering::Relaxed);
+    let rung = RUNG.swap(0, Ordering::Acquire);
     EVENTS.store(0, Ordering::Relaxed);
-    MASKED.swap(0, Ordering::Acquire)
+    let masked = MASKED.swap(0, Ordering::Acquire);
+    Heard {
+        // An event may have come in between.
+        rung: rung | masked,
+        masked,
+    }
 }
 
 /// Events of a device's back end, ever.

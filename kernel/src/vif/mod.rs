@@ -78,7 +78,7 @@ impl Shared {
         let mut counters = uplink.vif().counters().named().to_vec();
         counters.push(("events", signals::count(self.served())));
         counters.push(("in-flight", uplink.vif().in_flight().into()));
-        counters.extend(uplink.port().counters().named());
+        counters.extend_from_slice(&uplink.port().counters().named());
         counters
     }
 

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use vd_xenbus::error::{Error, XsError};
+use vd_xenbus::error::{Error, Failure, XsError};
 use vd_xenbus::store::{Perm, PermAccess, Xenstore};
 use vd_xenbus::transport::Transport;
 
@@ -185,12 +185,13 @@ fn now(result: io::Result<usize>) -> Result<usize, Error> {
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
             Ok(0)
         }
-        Err(error) => Err(Error::Closed(
+        Err(error) => Err(Failure::Closed(
             error
                 .raw_os_error()
                 .and_then(|n| u32::try_from(n).ok())
                 .unwrap_or_default(),
-        )),
+        )
+        .into()),
     }
 }
 
@@ -201,7 +202,7 @@ impl Transport for Channel {
 
     fn receive(&mut self, into: &mut [u8]) -> Result<usize, Error> {
         match self.file.read(into) {
-            Ok(0) if !into.is_empty() => Err(Error::Closed(0)),
+            Ok(0) if !into.is_empty() => Err(Failure::Closed(0).into()),
             result => now(result),
         }
     }
@@ -223,7 +224,7 @@ impl Transport for Channel {
 
     fn reconnect(&mut self) -> Result<(), Error> {
         // A command that has lost the daemon reports it: what it has done may have to be rolled back by hand.
-        Err(Error::Closed(0))
+        Err(Failure::Closed(0).into())
     }
 }
 

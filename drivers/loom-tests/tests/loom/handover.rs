@@ -143,7 +143,11 @@ fn kicks(flaw: KickFlaw) {
         let ordered = flaw != KickFlaw::Unordered;
         let word = || Watched::new(ordered);
         let shared = Arc::new((
-            Kicks::new([word(), word()], [[word(), word()], [word(), word()]]),
+            Kicks::new(
+                word(),
+                [word(), word()],
+                [[word(), word()], [word(), word()]],
+            ),
             Marks::new(word()),
             Processor::new(()),
         ));
@@ -168,8 +172,12 @@ fn kicks(flaw: KickFlaw) {
             |found: Option<Option<u32>>, value| found == Some(None) || found == Some(Some(value));
         loop {
             marks.take();
+            // A device that is not due is not looked at.
+            let due = kicks.take_due();
             for (device, queues) in found.iter_mut().enumerate() {
-                kicks.take(device, |queue, value| queues[queue] = Some(value));
+                if due >> device & 1 != 0 {
+                    kicks.take(device, |queue, value| queues[queue] = Some(value));
+                }
             }
             assert_eq!(found[1][0], None, "nobody has kicked it");
             if is(found[0][0], 3) && is(found[0][1], 4) && is(found[1][1], 2) {

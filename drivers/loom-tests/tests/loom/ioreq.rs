@@ -318,7 +318,7 @@ impl Domain {
             page: Page::new(2, flaw),
             bits: Bits::new(BitsFlaw::Nothing),
             marks: Marks::new(word()),
-            kicks: Kicks::new([word()], [[word(), word(), word(), word()]]),
+            kicks: Kicks::new(word(), [word()], [[word(), word(), word(), word()]]),
             processor: Processor::new(engine()),
             upcalls: Mutex::new((false, false)),
             upcall: Condvar::new(),

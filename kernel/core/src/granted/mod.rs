@@ -300,8 +300,9 @@ impl<P: Platform> Grants<P> {
     }
 }
 
+/// Adds to a counter. 64 bits do not overflow.
 fn add(counter: &mut u64, more: u64) {
-    *counter = counter.saturating_add(more);
+    *counter = counter.wrapping_add(more);
 }
 
 #[cfg(test)]

@@ -218,6 +218,7 @@ impl<P: Platform> Server<P> {
             owed: [const { AtomicU64::new(0) }; VCPU_WORDS],
             answered: AtomicU32::new(0),
             kicks: Kicks::new(
+                AtomicU64::new(0),
                 [const { AtomicU64::new(0) }; DEVICES],
                 [const { [const { AtomicU64::new(0) }; QUEUES] }; DEVICES],
             ),

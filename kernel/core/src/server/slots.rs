@@ -145,6 +145,7 @@ impl<P: Platform> Server<P> {
         if let Some(masked) = self.masked.get(device) {
             masked.fetch_or(queues, Ordering::Release);
         }
+        self.kicks.mark(device);
     }
 
     /// Lets event doorbells of a device through that were held back; `ports` are those of its queues.
@@ -252,6 +253,12 @@ impl<P: Platform> Server<P> {
     fn kick_queue(&self, device: usize, queue: usize, value: Option<u32>) {
         self.kicks
             .ring(device, queue, value, || self.platform.wake());
+    }
+
+    /// The devices with kicks, or with event doorbells that were held back, since this was asked last: as bits.
+    #[inline]
+    pub fn take_due(&self) -> u64 {
+        self.kicks.take_due()
     }
 
     /// Calls `kicked` for each queue of a device that was kicked, with what the guest wrote if that is certain.

@@ -6,6 +6,7 @@
 
 use core::arch::naked_asm;
 use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
 
 use x86_64::VirtAddr;
 use x86_64::structures::idt::InterruptDescriptorTable;
@@ -120,13 +121,14 @@ extern "C" fn spurious() {
     naked_asm!("iretq")
 }
 
-struct Static(UnsafeCell<InterruptDescriptorTable>);
+/// Made by [`init`]: before, it takes no room in the image.
+struct Static(UnsafeCell<MaybeUninit<InterruptDescriptorTable>>);
 
 // SAFETY: written by `init` and `set_stub` only, before there is a second CPU, and otherwise
 // only read by CPUs.
 unsafe impl Sync for Static {}
 
-static IDT: Static = Static(UnsafeCell::new(InterruptDescriptorTable::new()));
+static IDT: Static = Static(UnsafeCell::new(MaybeUninit::uninit()));
 
 /// Builds and loads the table.
 ///
@@ -134,7 +136,8 @@ static IDT: Static = Static(UnsafeCell::new(InterruptDescriptorTable::new()));
 /// Call once, early, on the boot CPU with interrupts masked, after the GDT.
 pub unsafe fn init() {
     // SAFETY: the only reference, by the caller's promise.
-    let idt: &'static mut InterruptDescriptorTable = unsafe { &mut *IDT.0.get() };
+    let idt: &'static mut MaybeUninit<InterruptDescriptorTable> = unsafe { &mut *IDT.0.get() };
+    let idt = idt.write(InterruptDescriptorTable::new());
     let at = |handler: extern "C" fn()| VirtAddr::from_ptr(handler as *const ());
     // SAFETY: every handler is a stub above that ends in a diverging report or IRETQ
     // and expects exactly what the CPU pushes for its vector; the stacks exist.
@@ -183,8 +186,8 @@ pub unsafe fn init() {
 /// # Safety
 /// After [`init`], and after that CPU has its own GDT with the stacks that the entries name.
 pub unsafe fn load_again() {
-    // SAFETY: nobody writes to it any more.
-    let idt: &'static InterruptDescriptorTable = unsafe { &*IDT.0.get() };
+    // SAFETY: nobody writes to it any more, and `init` has made it.
+    let idt: &'static InterruptDescriptorTable = unsafe { (*IDT.0.get()).assume_init_ref() };
     idt.load();
 }
 
@@ -194,8 +197,8 @@ pub unsafe fn load_again() {
 /// After [`init`], on the boot CPU, while no other CPU runs and nothing can send that vector yet. `stub` saves every
 /// register that it changes and ends with IRETQ.
 pub unsafe fn set_stub(vector: u8, stub: extern "C" fn()) {
-    // SAFETY: the only reference at this time, by the caller's promise.
-    let idt: &'static mut InterruptDescriptorTable = unsafe { &mut *IDT.0.get() };
+    // SAFETY: the only reference at this time, by the caller's promise, and `init` has made it.
+    let idt: &'static mut InterruptDescriptorTable = unsafe { (*IDT.0.get()).assume_init_mut() };
     // SAFETY: the caller's promise about the stub.
     unsafe { idt[vector].set_handler_addr(VirtAddr::from_ptr(stub as *const ())) };
 }

@@ -54,6 +54,8 @@ fn grow(pieces: &mut [Heap; PIECES], bytes: usize) -> Option<&mut Heap> {
 // SAFETY: `Heap` hands out disjoint blocks of its own memory, and the lock makes
 // every operation on it exclusive.
 unsafe impl GlobalAlloc for Global {
+    // Not inlined: there are more than a hundred calls.
+    #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         counters::add(&counters::ALLOCATIONS, 1);
         let block = self.0.with(|pieces| {

@@ -17,6 +17,7 @@ use crate::arch::IrqLock;
 pub const LINE: usize = 80;
 
 struct Console {
+    _there: There,
     page: Page,
     port: EvtchnPort,
     writer: ConsoleWriter,
@@ -30,6 +31,13 @@ struct Console {
     held: HeldText<HELD>,
 }
 
+/// Never 0, so that a console that is not there is all zeroes, which take no room in the image.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum There {
+    Yes = 1,
+}
+
 /// Bytes of text that can be held back.
 const HELD: usize = 4096;
 
@@ -38,6 +46,7 @@ static CONSOLE: IrqLock<Option<Console>> = IrqLock::new(None);
 /// Takes over the ring.
 pub fn init(page: Page, port: EvtchnPort) {
     let console = Console {
+        _there: There::Yes,
         page,
         port,
         writer: ConsoleWriter::attach(&page),

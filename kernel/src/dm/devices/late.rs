@@ -89,20 +89,18 @@ impl DeviceTable {
             switch: Rc::clone(uplink.switch()),
             uplink: Some(uplink.clone()),
         });
+        self.look_at_all();
     }
 
     /// Puts a device into its slot, which is free.
     pub fn insert(&mut self, mut device: Box<Device>) {
-        let slot = device.slot;
         let network = device.network;
         let network = self.networks.iter().find(|it| Some(it.backend) == network);
         // Of an uplink only changes are told.
         if let Some(uplink) = network.and_then(|it| it.uplink.as_ref()) {
             device.transport.device_mut().set_link(uplink.is_up());
         }
-        if let Some(place) = self.slots.get_mut(slot.index()) {
-            *place = Some(device);
-        }
+        self.place(device);
     }
 
     /// The device in a slot.
@@ -119,12 +117,16 @@ impl DeviceTable {
             let keep = device.rings.is_some();
             device.transport.reconfigure(|model| model.depart(keep));
             self.settle(slot.index());
+            // Others may have waited for it.
+            self.look_at_all();
         }
     }
 
     /// Takes a device out of its slot. Its driver has let it go.
     pub fn remove(&mut self, slot: SlotIndex) -> Option<Box<Device>> {
         let mut device = self.slots.get_mut(slot.index())?.take()?;
+        self.ports &= !(1 << slot.index());
+        self.look_at_all();
         // Nobody else lowers a line that is still up.
         let wanted = Wanted::new(false, &device.transport.counters());
         if let Err((what, error)) = device.signal.update(self.guest, slot, wanted, None) {

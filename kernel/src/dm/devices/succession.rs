@@ -24,6 +24,7 @@ impl DeviceTable {
     /// change hands, which takes time; the other devices go on for that long.
     pub fn quiesce(&mut self, quiet: bool) {
         self.quiet = quiet.then_some(u32::MAX);
+        self.look_at_all();
         if !quiet {
             for device in self.slots.iter_mut().flatten() {
                 for queue in 0..device.transport.queues() {
@@ -67,8 +68,10 @@ impl DeviceTable {
 
     /// Lets all devices give back what cannot be left to another domain. Returns whether that is done.
     pub fn silence(&mut self, memory: &Memory) -> bool {
+        // Should it go on after all: what is taken here is for uplinks too.
+        self.look_at_all();
         (0..DRAINS).any(|_| {
-            let masked = signals::new_pass();
+            let masked = signals::new_pass().masked;
             let devices = 0..self.slots.len();
             let left: u32 = devices.map(|index| self.drain(index, memory, masked)).sum();
             left == 0
