@@ -11,7 +11,7 @@ use core::ops::Range;
 use vd_config::{Backend, DeviceDescription, SlotIndex, TargetType};
 use vd_virtio::mmio::Status;
 
-use super::{Device, DeviceTable, Network, Sources, Wanted, does_not_fit, make};
+use super::{Device, DeviceTable, Network, Sources, does_not_fit, make};
 use crate::dm::disk::Storage;
 use crate::vbd::Vbds;
 use crate::vif;
@@ -126,8 +126,7 @@ impl DeviceTable {
     pub fn remove(&mut self, slot: SlotIndex) -> Option<Box<Device>> {
         let mut device = self.slots.get_mut(slot.index())?.take()?;
         // Nobody else lowers a line that is still up.
-        let wanted = Wanted::new(false, &device.transport.counters());
-        if let Err((what, error)) = device.signal.update(self.guest, slot, wanted, None) {
+        if let Err((what, error)) = device.signal.end(self.guest, slot) {
             log::error!("device {slot}: {what}: {error}");
         }
         device.disconnect();
