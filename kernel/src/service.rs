@@ -16,6 +16,7 @@ use vd_config::{State, keys};
 use vd_kernel_core::cmdline::Options;
 use vd_kernel_core::description::{self, Description};
 use vd_kernel_core::plug;
+use vd_kernel_core::ticks::{self, TICK};
 use xen_hypercall::sched::ShutdownReason;
 
 use crate::arch;
@@ -31,8 +32,6 @@ use crate::xen::store::Store;
 use crate::xen::{self, time};
 use succession::Leaving;
 
-/// Nanoseconds between two looks at what no event tells of.
-const TICK: u64 = 500_000_000;
 /// Nanoseconds that the back ends of disks may take to connect, and to let go.
 const CONNECTING: u64 = 15_000_000_000;
 const CLOSING: u64 = 3_000_000_000;
@@ -91,6 +90,7 @@ pub fn run(store: Store, modules: &[Module], options: &Options) -> ! {
         next: None,
         operator: Operator::default(),
         leaving: Leaving::default(),
+        ticks: ticks::NextTick::default(),
     };
     for (path, token) in WATCHES {
         if let Err(error) = service.store.watch(path, token) {
@@ -131,6 +131,8 @@ struct Service {
     operator: Operator,
     /// How far it is with leaving the guest to another driver domain.
     leaving: Leaving,
+    /// When the next tick comes, while a guest is served.
+    ticks: ticks::NextTick,
 }
 
 /// What xenstore had to say.
@@ -374,7 +376,8 @@ impl Service {
     fn serve(&mut self, mut guest: Guest, mut bus: Bus) -> Stop {
         let mut ticks = Ticks::default();
         self.make_will(&mut guest);
-        time::wake_at(time::now() + TICK);
+        self.ticks.done(time::now());
+        self.wake_for_tick();
         // What came in while the attaching waited for replies.
         events::mark(Happened::XENSTORE);
         let stop = loop {
@@ -442,6 +445,7 @@ impl Service {
                     self.next = Some(0);
                 }
                 self.publish(&guest);
+                self.ticks.done(time::now());
                 self.wake_for_tick();
             }
             if !more && !self.hotplug.is_due() {
@@ -484,11 +488,9 @@ impl Service {
         done
     }
 
-    /// The next tick comes in a while, or earlier if something has to be done earlier.
+    /// The timer goes off for the next tick, or earlier if something has to be done earlier.
     fn wake_for_tick(&self) {
-        let tick = time::now() + TICK;
-        let earlier = self.hotplug.deadline().unwrap_or(tick);
-        time::wake_at(tick.min(earlier));
+        time::wake_at(self.ticks.deadline(self.hotplug.deadline()));
     }
 
     /// Carries out what the operator has typed. Returns whether to stop.

@@ -85,6 +85,8 @@ impl Service {
         if quiet && self.leaving.stage == Some(Stage::Prepared) {
             self.leaving.until = Some(time::now() + PATIENCE);
             self.answer(Ok(Stage::Quiesced));
+            // Waiting for the reply has set the timer to its own deadline.
+            self.wake_for_tick();
         } else if time::now() >= until {
             let why = if quiet {
                 "nobody has taken over"
@@ -93,6 +95,7 @@ impl Service {
             };
             self.resume(guest);
             self.answer(Err(why.into()));
+            self.wake_for_tick();
         }
     }
 
