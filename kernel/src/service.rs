@@ -340,7 +340,7 @@ impl Service {
                 return Err("the toolstack asks this domain to stop".into());
             }
             if time::now() >= deadline {
-                return Err(self.vbds.complaint());
+                return Err(self.vbds.complaint(None));
             }
             wait_until(deadline.min(time::now() + TICK));
             self.vbds.tick();

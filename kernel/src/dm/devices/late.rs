@@ -133,12 +133,17 @@ impl DeviceTable {
         let keep = device.rings.is_some();
         let model = device.transport.device_mut();
         model.depart(keep);
-        model.leave();
+        device.leave();
         Some(device)
     }
 }
 
 impl Device {
+    /// It is not used any more by anybody.
+    pub fn leave(&mut self) {
+        self.transport.device_mut().leave();
+    }
+
     /// Whether a driver has begun to use it, and not let it go since. Linux says once more that there is a device when its
     /// driver has gone.
     pub fn is_held(&self) -> bool {
