@@ -483,6 +483,7 @@ impl Service {
         }
         if self.hotplug.take_changed() {
             // Another driver domain would have to know of it.
+            self.leaving.changed = true;
             self.make_will(guest);
         }
         done
