@@ -267,14 +267,19 @@ fn find(host: &mut Host, name: &str, image: Option<&Path>) -> Result<Pair, Failu
 fn devices(host: &mut Host, pair: &Pair) -> Result<Devices, Failure> {
     let (guest, driver) = (&pair.guest, &pair.old);
     let mut devices = Devices::new();
+    let mut described = Vec::new();
     for (slot, device) in list::devices(host, driver)? {
-        // What has gone, or could not be had, may have left its description.
         let nodes = Nodes::of(driver.id, guest.id, slot);
         let state = nodes.state(host).at(&driver.name, STEP)?;
-        if matches!(
-            state,
-            None | Some(BusState::Initialising | BusState::Closed)
-        ) {
+        described.push((slot, device, state));
+    }
+    // Where none was answered, or made, they were handed over a moment ago, or could not be: they say nothing then.
+    let unanswered =
+        |state: &Option<BusState>| matches!(state, None | Some(BusState::Initialising));
+    let are_answered = described.iter().any(|(_, _, state)| !unanswered(state));
+    for (slot, device, state) in described {
+        // What has gone, or could not be had, may have left its description.
+        if are_answered && (unanswered(&state) || state == Some(BusState::Closed)) {
             continue;
         }
         let trouble = |what: String| {

@@ -149,6 +149,40 @@ fn another_one_takes_over() {
     assert_ne!(bench.fake.named("web-vd").unwrap().0, new);
 }
 
+/// Where the last one could not hand over the nodes, or nobody has answered yet, the next one knows the devices all the same.
+#[test]
+fn devices_whose_nodes_say_nothing_are_taken_over() {
+    let bench = bench();
+    let described = || {
+        let (new, _) = bench.fake.named("web-vd").unwrap();
+        [0, 1, 3].map(|slot| {
+            let path = node(new, &format!("virtio-domain/device/{slot}/type"));
+            bench.fake.value(&path).is_some()
+        })
+    };
+    let backend = |slot: &str| {
+        let (new, _) = bench.fake.named("web-vd").unwrap();
+        node(new, &format!("backend/virtio/{}{slot}", bench.guest))
+    };
+    let gone = backend("");
+    bench.fake.0.borrow_mut().remove(&gone);
+    bench.restart(None).unwrap();
+    assert_eq!(described(), [true; 3]);
+    let state = bench.fake.value(&backend("/0/state"));
+    assert_eq!(state.as_deref(), Some("1"), "nobody has answered yet");
+    bench.restart(None).unwrap();
+    assert_eq!(described(), [true; 3]);
+    // One that has gone while others are there is gone.
+    for slot in [0, 1] {
+        let state = backend(&format!("/{slot}/state"));
+        bench.fake.0.borrow_mut().set(&state, "2");
+    }
+    let gone = backend("/3");
+    bench.fake.0.borrow_mut().remove(&gone);
+    bench.restart(None).unwrap();
+    assert_eq!(described(), [true, true, false]);
+}
+
 #[test]
 fn another_image_stays() {
     let bench = bench();
