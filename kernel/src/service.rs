@@ -16,6 +16,7 @@ use vd_config::{State, keys};
 use vd_kernel_core::cmdline::Options;
 use vd_kernel_core::description::{self, Description};
 use vd_kernel_core::plug;
+use vd_kernel_core::ticks::{self, TICK};
 use vd_xenbus::number;
 use xen_hypercall::sched::ShutdownReason;
 
@@ -32,8 +33,6 @@ use crate::xen::store::Store;
 use crate::xen::{self, time};
 use succession::Leaving;
 
-/// Nanoseconds between two looks at what no event tells of.
-const TICK: u64 = 500_000_000;
 /// Nanoseconds that the back ends of disks may take to connect, and to let go.
 const CONNECTING: u64 = 15_000_000_000;
 const CLOSING: u64 = 3_000_000_000;
@@ -92,6 +91,7 @@ pub fn run(store: Store, modules: &[Module], options: &Options) -> ! {
         next: None,
         operator: Operator::default(),
         leaving: Leaving::default(),
+        ticks: ticks::NextTick::default(),
     };
     for (path, token) in WATCHES {
         if let Err(error) = service.store.watch(path, token) {
@@ -132,6 +132,8 @@ struct Service {
     operator: Operator,
     /// How far it is with leaving the guest to another driver domain.
     leaving: Leaving,
+    /// When the next tick comes, while a guest is served.
+    ticks: ticks::NextTick,
 }
 
 /// What xenstore had to say.
@@ -339,7 +341,7 @@ impl Service {
                 return Err("the toolstack asks this domain to stop".into());
             }
             if time::now() >= deadline {
-                return Err(self.vbds.complaint());
+                return Err(self.vbds.complaint(None));
             }
             wait_until(deadline.min(time::now() + TICK));
             self.vbds.tick();
@@ -375,7 +377,8 @@ impl Service {
     fn serve(&mut self, mut guest: Guest, mut bus: Bus) -> Stop {
         let mut ticks = Ticks::default();
         self.make_will(&mut guest);
-        time::wake_at(time::now() + TICK);
+        self.ticks.done(time::now());
+        self.wake_for_tick();
         // What came in while the attaching waited for replies.
         events::mark(Happened::XENSTORE);
         let stop = loop {
@@ -445,6 +448,7 @@ impl Service {
                     self.next = Some(0);
                 }
                 self.publish(&guest);
+                self.ticks.done(time::now());
                 self.wake_for_tick();
             }
             if !more && !self.hotplug.is_due() {
@@ -482,16 +486,15 @@ impl Service {
         }
         if self.hotplug.take_changed() {
             // Another driver domain would have to know of it.
+            self.leaving.changed = true;
             self.make_will(guest);
         }
         done
     }
 
-    /// The next tick comes in a while, or earlier if something has to be done earlier.
+    /// The timer goes off for the next tick, or earlier if something has to be done earlier.
     fn wake_for_tick(&self) {
-        let tick = time::now() + TICK;
-        let earlier = self.hotplug.deadline().unwrap_or(tick);
-        time::wake_at(tick.min(earlier));
+        time::wake_at(self.ticks.deadline(self.hotplug.deadline()));
     }
 
     /// Carries out what the operator has typed. Returns whether to stop.

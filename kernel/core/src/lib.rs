@@ -4,7 +4,7 @@
 //! frames are mapped ([`foreign`]) and when ([`mapper`]), access to what a guest grants ([`granted`]), what a pvclock reading means ([`clock`]), what
 //! the operator wrote on the command line ([`cmdline`]) or types at the console
 //! ([`command`]), what `vdom` has written to xenstore ([`description`]), what a guest's driver
-//! answers there ([`bus`]), what the toolstack asks for there ([`plug`]), which devices can come while the guest runs ([`late`]), when to look after a disk of another domain ([`attention`]), when to look at a queue unasked ([`poll`]), which devices a pass looks at ([`due`]), which ports have an
+//! answers there ([`bus`]), what the toolstack asks for there ([`plug`]), which devices can come while the guest runs ([`late`]), when to look after a disk of another domain ([`attention`]), when to look at a queue unasked ([`poll`]), which devices a pass looks at ([`due`]), when to look at what no event tells of ([`ticks`]), which ports have an
 //! event ([`upcall`]), which grants are free ([`grants`]), what the interrupt handler leaves for the main loop ([`handover`]),
 //! what the devices did last ([`trace`]), the life of the guest's ioreq server ([`server`]), what one driver domain leaves to the next ([`bequest`]). The
 //! kernel adds the hypercalls and the unsafe code; the decisions are here, where they run
@@ -47,5 +47,6 @@ pub mod mapper;
 pub mod plug;
 pub mod poll;
 pub mod server;
+pub mod ticks;
 pub mod trace;
 pub mod upcall;

@@ -8,6 +8,7 @@ use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::hint::black_box;
 use core::ops::Range;
 
 use vd_config::xenbus::{self, BusState};
@@ -26,6 +27,9 @@ use crate::vif::Vifs;
 use crate::xen::store::Store;
 use crate::xen::time;
 
+/// Bytes of heap in one piece that have to be there before a device is made: more than twice what a network device with four
+/// pairs of queues and an interface takes.
+const ROOM: usize = 640 << 10;
 /// Nanoseconds that a back end of a disk has to connect.
 const CONNECTING: u64 = 15_000_000_000;
 
@@ -269,6 +273,20 @@ impl Hotplug {
         }
     }
 
+    /// Whether there is heap for a device: an allocation that fails is the end of this domain.
+    fn check_room() -> Result<(), String> {
+        let mut piece = Vec::<u8>::new();
+        let reserved = piece.try_reserve_exact(ROOM);
+        // What nobody looks at would not be asked for.
+        black_box(piece);
+        reserved.map_err(|_| {
+            let kib = ROOM >> 10;
+            format!(
+                "no memory for another device: {kib} KiB of heap are needed; detach others, or raise memory= of the driver domain"
+            )
+        })
+    }
+
     /// Begins to make a device.
     fn begin(
         &mut self,
@@ -295,6 +313,7 @@ impl Hotplug {
                 "device {slot}: its former disk is still being closed: try again"
             ));
         }
+        Self::check_room().map_err(|why| format!("device {slot}: {why}"))?;
         let device = description::read_slot(store, slot)?;
         let ground = self.ground.as_mut().ok_or("there is no guest")?;
         ground.insert(slot, device.clone())?;
@@ -374,11 +393,13 @@ impl Hotplug {
             ..
         } = coming;
         if !world.vbds.is_connected(slot) {
-            return Err(world.vbds.complaint());
+            return Err(world.vbds.complaint(Some(slot)));
         }
+        // What has come since, or the disk itself, may have taken it.
+        Self::check_room().map_err(|why| format!("device {slot}: {why}"))?;
         let guest = self.kind();
         let devices = world.guest.devices();
-        let made = devices
+        let mut made = devices
             .make(
                 guest,
                 (slot, &device),
@@ -387,7 +408,9 @@ impl Hotplug {
                 preparation,
             )
             .map_err(|error| format!("device {slot}: {error}"))?;
-        world.guest.ring_in(&made)?;
+        // Its port and its address on a network are free again if nobody hears it.
+        let heard = world.guest.ring_in(&made);
+        heard.inspect_err(|_| made.leave())?;
         Ok(made)
     }
 

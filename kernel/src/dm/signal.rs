@@ -53,6 +53,17 @@ impl Signal {
         }
     }
 
+    /// Lowers the line, if it is up: the device goes.
+    ///
+    /// # Errors
+    /// As for [`Signal::update`].
+    pub fn end(&mut self, guest: DomId, slot: SlotIndex) -> Result<(), (&'static str, Errno)> {
+        match self.0.end(&SERVER, guest, slot) {
+            Err((_, Errno::ESRCH)) => Ok(()),
+            told => told,
+        }
+    }
+
     /// Lowers the line, if it is up: another driver domain is to take over.
     ///
     /// # Errors

@@ -34,8 +34,8 @@ pub(super) struct Leaving {
     stage: Option<Stage>,
     /// When it goes on by itself: since then no requests are taken.
     until: Option<u64>,
-    /// The slots whose devices were there when memory was prepared for them, as bits.
-    slots: u32,
+    /// Devices have come or gone since memory was prepared for them: other ones may be in the same slots.
+    pub(super) changed: bool,
 }
 
 impl Service {
@@ -45,14 +45,14 @@ impl Service {
             Order::Prepare => {
                 let prepared = self.check_settled(guest);
                 let prepared = prepared.and_then(|()| self.prepare(guest));
-                self.leaving.slots = slots(guest);
+                self.leaving.changed = false;
                 self.renew_will(guest);
                 self.answer(prepared.map(|()| Stage::Prepared));
             }
             Order::Quiesce if self.leaving.stage == Some(Stage::Prepared) => {
                 if let Err(why) = self
                     .check_settled(guest)
-                    .and_then(|()| self.check_slots(guest))
+                    .and_then(|()| self.check_unchanged())
                 {
                     self.answer(Err(why));
                     return None;
@@ -85,6 +85,8 @@ impl Service {
         if quiet && self.leaving.stage == Some(Stage::Prepared) {
             self.leaving.until = Some(time::now() + PATIENCE);
             self.answer(Ok(Stage::Quiesced));
+            // Waiting for the reply has set the timer to its own deadline.
+            self.wake_for_tick();
         } else if time::now() >= until {
             let why = if quiet {
                 "nobody has taken over"
@@ -93,6 +95,7 @@ impl Service {
             };
             self.resume(guest);
             self.answer(Err(why.into()));
+            self.wake_for_tick();
         }
     }
 
@@ -102,8 +105,8 @@ impl Service {
         unsettled.map_or(Ok(()), Err)
     }
 
-    fn check_slots(&self, guest: &Guest) -> Result<(), String> {
-        if self.leaving.slots == slots(guest) {
+    fn check_unchanged(&self) -> Result<(), String> {
+        if !self.leaving.changed {
             return Ok(());
         }
         Err("a device has come or gone meanwhile: try again".into())
@@ -282,10 +285,4 @@ impl Service {
             log::error!("{key}: {error}");
         }
     }
-}
-
-/// The slots with devices, as bits.
-fn slots(guest: &Guest) -> u32 {
-    let devices = guest.devices().iter();
-    devices.fold(0, |slots, device| slots | 1 << device.slot().get())
 }

@@ -70,6 +70,12 @@ impl Vbds {
         wait: u32,
     ) -> Result<(), String> {
         let what = format_args!("disk {name}");
+        // Two connections would write the same nodes, and the end of one would take the other's watches along.
+        if self.entries().any(|entry| entry.name == name) {
+            return Err(format!(
+                "device {slot}: {what} is still being closed: try again"
+            ));
+        }
         let there = vbd::devices(store).map_err(|error| format!("looking for disks: {error}"))?;
         if !there.contains(&name.number()) {
             let there = there.iter().map(|&number| in_words(number));
@@ -115,9 +121,11 @@ impl Vbds {
         self.entries().all(|entry| entry.disk.get().is_open())
     }
 
-    /// Which disk cannot be used, for the operator.
-    pub fn complaint(&self) -> String {
-        let away = self.entries().find(|entry| !entry.disk.get().is_open());
+    /// Which disk cannot be used, for the operator: the one of this slot, or any.
+    pub fn complaint(&self, of: Option<SlotIndex>) -> String {
+        let mut entries = self.entries();
+        let away = entries
+            .find(|entry| of.is_none_or(|slot| entry.slot == slot) && !entry.disk.get().is_open());
         away.map_or_else(String::new, |entry| {
             format!(
                 "device {}: the back end of disk {} has not connected{}; look at the log of the domain that serves it, and \

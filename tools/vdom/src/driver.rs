@@ -4,7 +4,7 @@
 //! enough for the devices and for mapping all of the guest's memory.
 
 pub(crate) mod disks;
-mod networks;
+pub(crate) mod networks;
 mod size;
 
 use std::fmt::Write as _;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use vd_config::xenbus::BusState;
-use vd_config::{Devices, State, TargetType, VirtualDisk, keys};
+use vd_config::{Devices, State, TargetType, VirtualDisk, VirtualInterface, keys};
 
 use crate::destroy;
 use crate::driver;
@@ -51,6 +51,8 @@ pub(super) struct Pair {
     pub(super) overrides: Vec<String>,
     /// Its disks: their names, and what xl was told of them.
     pub(super) disks: Vec<(VirtualDisk, String)>,
+    /// The numbers of its network interfaces.
+    networks: Vec<VirtualInterface>,
 }
 
 /// Lets another driver domain take over.
@@ -249,12 +251,16 @@ fn find(host: &mut Host, name: &str, image: Option<&Path>) -> Result<Pair, Failu
         ));
     }
     let settings = guest::parse(&config, &text, &overrides).at(&old.name, STEP)?;
-    let disks = settings.get("disk").map(Setting::texts).transpose();
-    let disks = disks.map_err(Trouble::from).at(&old.name, STEP)?;
-    let disks = disks.unwrap_or_default().into_iter().map(|(_, text)| text);
+    let list = |key| -> Result<Vec<&str>, Failure> {
+        let texts = settings.get(key).map(Setting::texts).transpose();
+        let texts = texts.map_err(Trouble::from).at(&old.name, STEP)?;
+        Ok(texts.iter().flatten().map(|(_, text)| *text).collect())
+    };
+    let disks = list("disk")?.into_iter();
     let disks = disks.filter_map(|text| Some((driver::disks::device(text)?, text.to_owned())));
     Ok(Pair {
         disks: disks.collect(),
+        networks: driver::networks::numbers(&list("vif")?),
         guest,
         old,
         devices: Devices::new(),
@@ -267,14 +273,19 @@ fn find(host: &mut Host, name: &str, image: Option<&Path>) -> Result<Pair, Failu
 fn devices(host: &mut Host, pair: &Pair) -> Result<Devices, Failure> {
     let (guest, driver) = (&pair.guest, &pair.old);
     let mut devices = Devices::new();
+    let mut described = Vec::new();
     for (slot, device) in list::devices(host, driver)? {
-        // What has gone, or could not be had, may have left its description.
         let nodes = Nodes::of(driver.id, guest.id, slot);
         let state = nodes.state(host).at(&driver.name, STEP)?;
-        if matches!(
-            state,
-            None | Some(BusState::Initialising | BusState::Closed)
-        ) {
+        described.push((slot, device, state));
+    }
+    // Where none was answered, or made, they were handed over a moment ago, or could not be: they say nothing then.
+    let unanswered =
+        |state: &Option<BusState>| matches!(state, None | Some(BusState::Initialising));
+    let are_answered = described.iter().any(|(_, _, state)| !unanswered(state));
+    for (slot, device, state) in described {
+        // What has gone, or could not be had, may have left its description.
+        if are_answered && (unanswered(&state) || state == Some(BusState::Closed)) {
             continue;
         }
         let trouble = |what: String| {
@@ -290,12 +301,18 @@ fn devices(host: &mut Host, pair: &Pair) -> Result<Devices, Failure> {
             .map_err(|error| trouble(error.to_string()))?;
     }
     let is_known = |name: &VirtualDisk| pair.disks.iter().any(|(known, _)| known == name);
-    let unknown = devices.vbds().find(|(_, name)| !is_known(name));
+    let disk = devices.vbds().find(|(_, name)| !is_known(name));
+    let network = devices
+        .uplinks()
+        .find(|(_, vif)| !pair.networks.contains(vif));
+    let unknown = disk.map(|(slot, name)| (slot, format!("disk {name}")));
+    let unknown =
+        unknown.or_else(|| network.map(|(slot, vif)| (slot, format!("network interface {vif}"))));
     match unknown {
         None => Ok(devices),
-        Some((slot, name)) => Err(Trouble::new(
+        Some((slot, what)) => Err(Trouble::new(
             format!(
-                "disk {name} of slot {slot} is not in the configuration that its driver domain was created from: it was \
+                "{what} of slot {slot} is not in the configuration that its driver domain was created from: it was \
                  attached later, and would not be moved"
             ),
             format!("vdom device-detach {} {slot} first; or restart the guest", guest.name),

@@ -9,7 +9,7 @@ use vd_virtio::counters::Counters;
 use xen_hypercall::batch::{self, Call};
 use xen_hypercall::{DomId, Errno, EvtchnPort, dm};
 
-use super::{Count, Platform, Server};
+use super::{Count, Platform, Server, insist};
 use crate::bus::Target;
 
 /// The path, and what Xen was told last.
@@ -175,6 +175,24 @@ impl Signal {
             Path::Line(true) => self.set_line(server, guest, slot, false, None),
             _ => Ok(()),
         }
+    }
+
+    /// Its device goes, and nobody looks after its line any more: one that is up is lowered.
+    ///
+    /// # Errors
+    /// What Xen says, when it was asked often enough: then whoever lets go of the guest tries again.
+    pub fn end<P: Platform>(
+        &mut self,
+        server: &Server<P>,
+        guest: DomId,
+        slot: SlotIndex,
+    ) -> Result<(), (&'static str, Errno)> {
+        if !server.is_line_up(slot) {
+            return Ok(());
+        }
+        let what = "lowering its interrupt line";
+        let mut lower = || self.set_line(server, guest, slot, false, None);
+        insist(|| lower().map_err(|(_, error)| error)).map_err(|error| (what, error))
     }
 
     fn set_line<P: Platform>(

@@ -11,7 +11,7 @@ use core::ops::Range;
 use vd_config::{Backend, DeviceDescription, SlotIndex, TargetType};
 use vd_virtio::mmio::Status;
 
-use super::{Device, DeviceTable, Network, Sources, Wanted, does_not_fit, make};
+use super::{Device, DeviceTable, Network, Sources, does_not_fit, make};
 use crate::dm::disk::Storage;
 use crate::vbd::Vbds;
 use crate::vif;
@@ -128,20 +128,24 @@ impl DeviceTable {
         self.ports &= !(1 << slot.index());
         self.look_at_all();
         // Nobody else lowers a line that is still up.
-        let wanted = Wanted::new(false, &device.transport.counters());
-        if let Err((what, error)) = device.signal.update(self.guest, slot, wanted, None) {
+        if let Err((what, error)) = device.signal.end(self.guest, slot) {
             log::error!("device {slot}: {what}: {error}");
         }
         device.disconnect();
         let keep = device.rings.is_some();
         let model = device.transport.device_mut();
         model.depart(keep);
-        model.leave();
+        device.leave();
         Some(device)
     }
 }
 
 impl Device {
+    /// It is not used any more by anybody.
+    pub fn leave(&mut self) {
+        self.transport.device_mut().leave();
+    }
+
     /// Whether a driver has begun to use it, and not let it go since. Linux says once more that there is a device when its
     /// driver has gone.
     pub fn is_held(&self) -> bool {

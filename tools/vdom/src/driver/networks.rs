@@ -19,17 +19,21 @@ fn number(index: usize, interface: &str) -> Option<VirtualInterface> {
     }
 }
 
+/// The numbers of all interfaces in a list.
+pub(crate) fn numbers<T: AsRef<str>>(interfaces: &[T]) -> Vec<VirtualInterface> {
+    let interfaces = interfaces.iter().enumerate();
+    interfaces
+        .filter_map(|(index, interface)| number(index, interface.as_ref()))
+        .collect()
+}
+
 /// Checks that every device that wants an interface finds it among `interfaces`, which are those of the key `key`.
 pub(super) fn check<T: AsRef<str>>(
     devices: &Devices,
     interfaces: &[T],
     key: &str,
 ) -> Result<(), Trouble> {
-    let there: Vec<VirtualInterface> = interfaces
-        .iter()
-        .enumerate()
-        .filter_map(|(index, interface)| number(index, interface.as_ref()))
-        .collect();
+    let there = numbers(interfaces);
     let missing = devices.uplinks().find(|(_, vif)| !there.contains(vif));
     let Some((slot, vif)) = missing else {
         return Ok(());

@@ -149,6 +149,75 @@ fn another_one_takes_over() {
     assert_ne!(bench.fake.named("web-vd").unwrap().0, new);
 }
 
+/// Where the last one could not hand over the nodes, or nobody has answered yet, the next one knows the devices all the same.
+#[test]
+fn devices_whose_nodes_say_nothing_are_taken_over() {
+    let bench = bench();
+    let described = || {
+        let (new, _) = bench.fake.named("web-vd").unwrap();
+        [0, 1, 3].map(|slot| {
+            let path = node(new, &format!("virtio-domain/device/{slot}/type"));
+            bench.fake.value(&path).is_some()
+        })
+    };
+    let backend = |slot: &str| {
+        let (new, _) = bench.fake.named("web-vd").unwrap();
+        node(new, &format!("backend/virtio/{}{slot}", bench.guest))
+    };
+    let gone = backend("");
+    bench.fake.0.borrow_mut().remove(&gone);
+    bench.restart(None).unwrap();
+    assert_eq!(described(), [true; 3]);
+    let state = bench.fake.value(&backend("/0/state"));
+    assert_eq!(state.as_deref(), Some("1"), "nobody has answered yet");
+    bench.restart(None).unwrap();
+    assert_eq!(described(), [true; 3]);
+    // One that has gone while others are there is gone.
+    for slot in [0, 1] {
+        let state = backend(&format!("/{slot}/state"));
+        bench.fake.0.borrow_mut().set(&state, "2");
+    }
+    let gone = backend("/3");
+    bench.fake.0.borrow_mut().remove(&gone);
+    bench.restart(None).unwrap();
+    assert_eq!(described(), [true, true, false]);
+}
+
+/// Nobody gives them to the next one: that is said before anything is done.
+#[test]
+fn what_was_attached_to_the_driver_domain_later_is_not_moved() {
+    for (pairs, what) in [
+        (
+            &[("type", "blk"), ("backend", "vbd:xvdc")][..],
+            "disk xvdc of slot 5",
+        ),
+        (
+            &[
+                ("type", "net"),
+                ("backend", "vif:1"),
+                ("mac", "00:16:3e:00:00:01"),
+            ],
+            "network interface 1 of slot 5",
+        ),
+    ] {
+        let bench = bench();
+        let set = |path: String, value: &str| {
+            let path = node(bench.old, &path);
+            bench.fake.0.borrow_mut().set(&path, value);
+        };
+        for (key, value) in pairs {
+            set(format!("virtio-domain/device/5/{key}"), value);
+        }
+        set(format!("backend/virtio/{}/5/state", bench.guest), "2");
+        set("device/vif/1/backend".into(), "there");
+        let failure = bench.restart(None).unwrap_err().to_string();
+        assert!(failure.contains(what), "{failure}");
+        assert!(failure.contains("vdom device-detach web 5"), "{failure}");
+        assert!(bench.is_as_before());
+        assert_eq!(bench.log(), [""; 0], "nothing was done");
+    }
+}
+
 #[test]
 fn another_image_stays() {
     let bench = bench();

@@ -256,6 +256,42 @@ fn row38_a_line_that_could_not_be_lowered_is_lowered_with_the_server_and_one_tha
     }
 }
 
+/// Nobody settles a device that is gone, and the next one in its slot takes the line for down.
+#[test]
+fn row38_no_line_stays_up_when_its_device_goes() {
+    for interrupt in [Interrupt::Intx, Interrupt::Edge] {
+        for up in [true, false] {
+            let (server, mut device, ..) = connected(way(Kind::Mmio, interrupt));
+            device.slot = slot(5);
+            if up {
+                device.write(1);
+                if interrupt == Interrupt::Edge {
+                    // The multicall, the line up, the line down.
+                    server.xen().fail(Fault::Once(2, Errno::EBUSY));
+                }
+                device.settle(&server, None);
+            }
+            assert_eq!(server.xen().state().lines.len(), usize::from(up));
+            server.xen().mend();
+            server.xen().fail(Fault::Once(0, Errno::EBUSY));
+            device.signal.end(&server, GUEST, slot(5)).unwrap();
+            assert!(server.xen().state().lines.is_empty(), "{interrupt:?}");
+            let calls = if up { 2 } else { 0 };
+            assert_eq!(server.xen().made(), calls, "{interrupt:?} {up}");
+        }
+    }
+    let (server, mut device, ..) = connected(way(Kind::Mmio, Interrupt::Intx));
+    device.slot = slot(5);
+    device.write(1);
+    device.settle(&server, None);
+    server.xen().fail(Fault::All(Errno::EBUSY));
+    let refused = device.signal.end(&server, GUEST, slot(5));
+    assert_eq!(refused, Err(("lowering its interrupt line", Errno::EBUSY)));
+    server.xen().mend();
+    server.release(|| ());
+    assert!(server.xen().state().lines.is_empty(), "as it is let go");
+}
+
 #[test]
 fn an_event_rings_the_queue_of_the_device_that_it_is_for() {
     let (server, ..) = connected(way(Kind::EventChannel, Interrupt::Msi));
