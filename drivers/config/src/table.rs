@@ -72,6 +72,12 @@ impl Table {
         table
     }
 
+    /// Whether a slot is declared for posted writes.
+    #[must_use]
+    pub fn posts(&self) -> bool {
+        self.0.contains(&Declared::Posted)
+    }
+
     /// How a slot is declared.
     #[must_use]
     pub fn get(&self, slot: SlotIndex) -> Declared {
@@ -122,6 +128,7 @@ mod tests {
         let table = Table::of(&devices);
         assert_eq!(table.to_string(), "le-------------p".replace('-', "l"));
         assert_eq!(Table::parse(table.to_string().as_bytes()), Some(table));
+        assert!(table.posts() && !Table::default().posts());
         for (slot, device) in devices.iter() {
             assert_eq!(table.get(slot), Declared::of(device));
         }

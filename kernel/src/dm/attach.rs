@@ -63,7 +63,10 @@ impl Guest {
             let left = Bequest::read(inheritance.state()).map_err(|why| why.to_string())?;
             guest.devices.import(&guest.memory, &left)?;
         }
-        SERVER.attach(&guest.plan())?;
+        SERVER.attach(&Plan {
+            posted: description.table.posts(),
+            ..guest.plan()
+        })?;
         Ok(guest)
     }
 
@@ -83,6 +86,7 @@ impl Guest {
             guest: self.id,
             vcpus: self.vcpus,
             devices: devices.collect(),
+            posted: false,
         }
     }
 

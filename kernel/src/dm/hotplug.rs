@@ -455,6 +455,8 @@ impl Hotplug {
             .serve(store, Place::of(guest, slot), &pairs, state);
         if let Err(error) = told {
             log::error!("device {slot}: telling the toolstack: {error}");
+            // What of it was written is an event, which would have it tried again at once.
+            self.resting = true;
         }
     }
 

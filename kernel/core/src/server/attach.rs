@@ -34,6 +34,8 @@ pub struct Plan {
     pub vcpus: u32,
     /// The devices.
     pub devices: Vec<Registers>,
+    /// Some slot is declared for posted writes, whatever is in it now.
+    pub posted: bool,
 }
 
 /// Where a device's registers are, and how it is kicked.
@@ -94,9 +96,14 @@ impl Plan {
         self.devices.iter().any(|device| device.doorbell == kind)
     }
 
+    /// Whether writes are posted, or may be later.
+    fn posts(&self) -> bool {
+        self.posted || self.has(Kind::Posted)
+    }
+
     /// What is taken over.
     pub(super) fn taken(&self) -> impl Iterator<Item = &'static Taken> {
-        let posted = self.has(Kind::Posted).then_some(&POSTED_WINDOWS);
+        let posted = self.posts().then_some(&POSTED_WINDOWS);
         let ports = self.has(Kind::Port).then_some(&PORTS);
         [Some(&WINDOWS), posted, ports].into_iter().flatten()
     }
@@ -245,7 +252,7 @@ impl<P: Platform> Server<P> {
     fn create(&self, plan: &Plan) -> Result<ServerId, String> {
         let (guest, xen) = (plan.guest, self.platform.xen());
         let fail = |what| move |error| step(guest, what, error);
-        let posts = plan.has(Kind::Posted);
+        let posts = plan.posts();
         let ring = if posts {
             BufferedRing::Atomic
         } else {

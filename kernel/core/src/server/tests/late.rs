@@ -24,6 +24,7 @@ fn late(number: u8, doorbell: Kind) -> Plan {
             queues: 2,
             doorbell,
         }],
+        posted: false,
     }
 }
 
@@ -67,6 +68,24 @@ fn a_device_that_comes_late_is_heard_until_it_goes() {
         ring(&server, &ground);
         assert_eq!(kicks(&server, 0), [(0, Some(0)), (1, Some(1))]);
     }
+}
+
+/// Another driver domain takes over after the only such device has gone: the guest's table still has the slot.
+#[test]
+fn a_slot_declared_for_posted_writes_can_be_used_though_no_device_is_there_now() {
+    let server = server();
+    let ground = Plan {
+        posted: true,
+        ..plan(&[Kind::Mmio])
+    };
+    attach(&server, &ground).unwrap();
+    server.interrupts();
+    let device = late(9, Kind::Posted);
+    server.ring_in(&device).unwrap();
+    ring(&server, &device);
+    assert_eq!(kicks(&server, 9), [(0, Some(0)), (1, Some(1))]);
+    server.release(|| ());
+    assert_eq!(held(&server), held(&super::server()));
 }
 
 #[test]

@@ -282,6 +282,7 @@ fn plan(kinds: &[Kind]) -> Plan {
         guest: GUEST,
         vcpus: VCPUS_THERE,
         devices: (0..).zip(kinds).map(device).collect(),
+        posted: false,
     }
 }
 
