@@ -412,6 +412,21 @@ impl Machine {
         unsafe { memory::remove_from_physmap(self, DomId::SELF, Gfn(gfn)) }
     }
 
+    /// Gives the guest a frame of RAM, or takes one away; says how many that were.
+    ///
+    /// # Errors
+    /// What this Xen says.
+    pub fn supply(&self, frame: u64, give: bool) -> Result<usize, Errno> {
+        // SAFETY: as above; the guest is another domain.
+        unsafe {
+            if give {
+                memory::populate_physmap(self, self.guest, &mut [frame])
+            } else {
+                memory::decrease_reservation(self, self.guest, &[frame])
+            }
+        }
+    }
+
     /// Maps frames of the guest at frames of the caller.
     ///
     /// # Errors

@@ -16,8 +16,12 @@ impl<P: Platform> Server<P> {
     /// From now on the guest's accesses are for others.
     ///
     /// # Errors
-    /// What Xen says, when it was asked often enough; the server gets them as before.
+    /// What Xen says, when it was asked often enough; the server gets them as before. `EBUSY` while registers are in
+    /// memory: whoever comes next could not have them there, and would not be asked.
     pub fn step_aside(&self) -> Result<(), Errno> {
+        if self.is_showing() {
+            return Err(Errno::EBUSY);
+        }
         self.enable(false)
     }
 
