@@ -649,6 +649,8 @@ impl Fields {
         let kind = self.kind.ok_or(ConfigError::MissingKey(key::TYPE))?;
         let backend = self.backend.ok_or(ConfigError::MissingKey(key::BACKEND))?;
         self.check_type(kind, backend)?;
+        let reads = self.reads.unwrap_or_default();
+        let posted = (reads == Reads::Memory).then_some(Doorbell::Posted);
         let device = DeviceDescription {
             kind,
             backend,
@@ -664,8 +666,9 @@ impl Fields {
             rate: self.rate.unwrap_or_default(),
             ports: self.ports.unwrap_or_default(),
             interrupt: self.interrupt,
-            doorbell: self.doorbell,
-            reads: self.reads.unwrap_or_default(),
+            // Registers in memory go with no other.
+            doorbell: self.doorbell.or(posted),
+            reads,
             memory: self.memory.unwrap_or_default(),
         };
         match device.backend {

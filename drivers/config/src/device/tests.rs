@@ -283,13 +283,15 @@ fn registers_are_in_memory_only_where_writes_are_posted() {
     let (_, device) = parse("type=blk,backend=module,doorbell=posted,registers=memory").unwrap();
     assert_eq!(device.reads(), Reads::Memory);
     assert_eq!(device.check_guest(TargetType::Hvm), Ok(()));
-    let (_, mut open) = parse("type=blk,backend=module,registers=memory").unwrap();
-    let refused = Err(ConfigError::MemoryNeedsPosted);
-    for guest in TargetType::ALL {
-        assert_eq!(open.check_guest(guest), refused);
-    }
-    open.prefer_posted();
+    let (_, open) = parse("type=blk,backend=module,registers=memory").unwrap();
+    assert_eq!(open.doorbell(), Doorbell::Posted);
     assert_eq!(open.check_guest(TargetType::Hvm), Ok(()));
+    assert!(open.check_guest(TargetType::Pvh).is_err());
+    let (_, mmio) = parse("type=blk,backend=module,doorbell=mmio,registers=memory").unwrap();
+    for guest in TargetType::ALL {
+        let refused = Err(ConfigError::MemoryNeedsPosted);
+        assert_eq!(mmio.check_guest(guest), refused);
+    }
     let (_, plain) = parse("type=blk,backend=module,registers=trapped").unwrap();
     assert_eq!(plain.reads(), Reads::default());
     assert!(!plain.to_string().contains("registers"), "{plain}");
@@ -479,6 +481,8 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
                 (memory, reads),
                 net,
             )| {
+                let posted = (reads == Reads::Memory).then_some(Doorbell::Posted);
+                let doorbell = doorbell.or(posted);
                 let queues = Queues::new(queues).unwrap();
                 let queue_size = QueueSize::new(1 << shift).unwrap();
                 if let Some(([_, rest @ ..], mtu)) = net {

@@ -130,10 +130,11 @@ impl<P: Platform> Server<P> {
     /// # Errors
     /// As for one of them.
     pub(super) fn hide_all(&self) -> Result<(), Errno> {
-        SlotIndex::all().fold(Ok(()), |result, slot| {
-            let hidden = self.hide(slot).map_err(|(_, error)| error);
-            result.and(hidden)
-        })
+        let mut result = Ok(());
+        for slot in SlotIndex::all() {
+            result = result.and(self.hide(slot).map_err(|(_, error)| error));
+        }
+        result
     }
 
     /// Unmaps what this domain has of all frames, whatever became of them.
@@ -141,10 +142,11 @@ impl<P: Platform> Server<P> {
     /// # Errors
     /// What Xen says, when it was asked often enough.
     pub(super) fn unmap_all_shown(&self) -> Result<(), Errno> {
-        SlotIndex::all().fold(Ok(()), |result, slot| {
-            let unmapped = self.unmap_shown(slot).map_err(|(_, error)| error);
-            result.and(unmapped)
-        })
+        let mut result = Ok(());
+        for slot in SlotIndex::all() {
+            result = result.and(self.unmap_shown(slot).map_err(|(_, error)| error));
+        }
+        result
     }
 
     fn is_exposed(&self, slot: SlotIndex) -> bool {

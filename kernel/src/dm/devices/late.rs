@@ -13,6 +13,7 @@ use vd_virtio::mmio::Status;
 
 use super::{Device, DeviceTable, Network, Sources, Wanted, does_not_fit, make};
 use crate::dm::disk::Storage;
+use crate::dm::slots::SERVER;
 use crate::vbd::Vbds;
 use crate::vif;
 
@@ -125,6 +126,12 @@ impl DeviceTable {
     /// Takes a device out of its slot. Its driver has let it go.
     pub fn remove(&mut self, slot: SlotIndex) -> Option<Box<Device>> {
         let mut device = self.slots.get_mut(slot.index())?.take()?;
+        // Its driver has let it go, so that it shows nothing; of what was refused, nothing else is tried again.
+        if let Some(face) = &mut device.face
+            && let Err((what, error)) = face.hide(&SERVER, slot)
+        {
+            log::error!("device {slot}: {what}: {error}");
+        }
         // Nobody else lowers a line that is still up.
         let wanted = Wanted::new(false, &device.transport.counters());
         if let Err((what, error)) = device.signal.update(self.guest, slot, wanted, None) {
