@@ -475,8 +475,8 @@ fn every_change_of_the_configuration_is_heard_of_and_none_is_torn() {
                     seen: 0,
                 };
                 for step in 0..300 {
-                    let at = (step as i32 - first) % between;
-                    let change = step as i32 >= first && at == 0 && side.device.device().0 < 4;
+                    let at = (step - first) % between;
+                    let change = step >= first && at == 0 && side.device.device().0 < 4;
                     if change {
                         side.device.reconfigure(|device| device.0 += 1);
                         side.settle(None);
