@@ -232,12 +232,9 @@ impl<P: Platform> Server<P> {
 
     fn try_attach(&self, plan: &Plan) -> Result<(), String> {
         let guest = plan.guest;
-        for device in &plan.devices {
-            if device.reads == Reads::Memory {
-                let cleared = self.clear_window(guest, device.slot);
-                cleared.map_err(|error| step(guest, "clearing the registers' windows", error))?;
-            }
-        }
+        self.remember_windows(plan);
+        let cleared = self.clear_windows(guest);
+        cleared.map_err(|error| step(guest, "clearing the registers' windows", error))?;
         let server = self.create(plan)?;
         self.bind_vcpus(plan)?;
         self.platform.engine().with(|engine| plan.assign(engine))?;
@@ -437,6 +434,7 @@ impl<P: Platform> Server<P> {
         if self.held().is_none() {
             // What Xen has not taken back is read-only memory, until another domain serves the guest.
             self.exposed.store(0, Ordering::Release);
+            self.windows.store(0, Ordering::Release);
         }
         self.ring_masked.store(0, Ordering::Release);
         self.postponed.store(false, Ordering::Release);

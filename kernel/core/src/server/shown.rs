@@ -18,13 +18,14 @@
 
 use core::sync::atomic::Ordering;
 
-use vd_config::SlotIndex;
+use vd_config::{Reads, SlotIndex};
 use vd_virtio::mmio::still::{self, Tail};
 use vd_virtio::mmio::{Register, Status};
 use vd_virtio::{Device, GuestMemory, MmioTransport};
 use xen_hypercall::dm::{self, MemType, ServerId};
 use xen_hypercall::{DomId, Errno, Gfn};
 
+use super::attach::Plan;
 use super::{Count, Frame, MapError, Platform, Server, insist};
 
 /// A page of the guest's that shows registers, where it is mapped.
@@ -204,11 +205,23 @@ impl<P: Platform> Server<P> {
         Ok(())
     }
 
-    /// Takes away what a driver domain before this one has left in a device's window, whatever it was.
-    pub(super) fn clear_window(&self, guest: DomId, slot: SlotIndex) -> Result<(), Errno> {
-        let both = [slot.tail_frame(), slot.spare_frame()];
-        both.into_iter()
-            .try_for_each(|frame| self.platform.take(guest, frame))
+    /// Remembers whose registers become memory.
+    pub(super) fn remember_windows(&self, plan: &Plan) {
+        let devices = plan.devices.iter();
+        for device in devices.filter(|device| device.reads == Reads::Memory) {
+            self.windows
+                .fetch_or(1 << device.slot.get(), Ordering::AcqRel);
+        }
+    }
+
+    /// Takes away what another driver domain has left in the devices' windows, whatever it was. This one shows nothing.
+    pub(super) fn clear_windows(&self, guest: DomId) -> Result<(), Errno> {
+        let windows = self.windows.load(Ordering::Acquire);
+        let mut slots = SlotIndex::all().filter(|slot| windows >> slot.get() & 1 != 0);
+        slots.try_for_each(|slot| {
+            let mut both = [slot.tail_frame(), slot.spare_frame()].into_iter();
+            both.try_for_each(|frame| insist(|| self.platform.take(guest, frame)))
+        })
     }
 
     /// What is shown stays as it is, and what is written there goes nowhere: in an emergency, when nobody hears it any more.

@@ -25,11 +25,13 @@ impl<P: Platform> Server<P> {
         self.enable(false)
     }
 
-    /// The guest's accesses are for this server again.
+    /// The guest's accesses are for this server again. What the other domain has left in windows is taken away first.
     ///
     /// # Errors
     /// What Xen says, when it was asked often enough; it gets none.
     pub fn come_back(&self) -> Result<(), Errno> {
+        let (guest, _) = self.held().ok_or(Errno::ENOENT)?;
+        self.clear_windows(guest)?;
         self.enable(true)
     }
 

@@ -283,6 +283,7 @@ fn held(server: &Tested) -> Held {
         &server.ring_masked,
         &server.answered,
         &server.exposed,
+        &server.windows,
     ]);
     let long = server
         .owed

@@ -614,6 +614,31 @@ fn row33_what_a_dead_domain_has_shown_stays_as_it_was_until_another_one_comes() 
     assert_eq!(next.refused, []);
 }
 
+/// It dies before it has taken over for good: the one that stood aside serves on, and reads wait until it shows its own.
+#[test]
+fn row33_who_comes_back_takes_away_what_the_other_one_has_left() {
+    let xen = machine();
+    let mut side = Side::new(&xen);
+    side.run_driver();
+    side.face.hide(&side.server, slot(0)).unwrap();
+    side.server.step_aside().unwrap();
+    let mut other = Side::new(&xen);
+    other.run_driver();
+    other.server.emergency();
+    let frame = slot(0).tail_frame();
+    assert_eq!(xen.state().given[&frame], MemType::ReadOnly);
+    xen.fail(Fault::Once(0, Errno::EAGAIN));
+    side.server.come_back().unwrap();
+    assert!(xen.state().given.is_empty());
+    // A change has come meanwhile: nothing is shown before it is acknowledged.
+    side.device.reconfigure(|device| device.0 = 1);
+    side.settle(None);
+    assert_eq!(xen.read_memory(side.window + STATUS), None);
+    side.device.write(&side.mem, ACK, 4, 3);
+    side.settle(None);
+    assert_eq!(xen.read_memory(side.window + FIRST), Some(1));
+}
+
 /// It may die between any two calls, also while registers come or go.
 #[test]
 fn row33_a_domain_may_die_at_any_call() {
