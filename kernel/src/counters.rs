@@ -32,6 +32,10 @@ pub static PORT_DOORBELLS: AtomicU64 = AtomicU64::new(0);
 pub static POSTED_WRITES: AtomicU64 = AtomicU64::new(0);
 /// Drains that found the ring of posted writes broken, and emptied it.
 pub static POSTED_CORRUPT: AtomicU64 = AtomicU64::new(0);
+/// Times that registers of a device became memory.
+pub static REGISTERS_SHOWN: AtomicU64 = AtomicU64::new(0);
+/// Times that they were no memory any more.
+pub static REGISTERS_HIDDEN: AtomicU64 = AtomicU64::new(0);
 /// Events, and leave for events to come, that Xen refused: they are tried again.
 pub static EVENTS_REFUSED: AtomicU64 = AtomicU64::new(0);
 /// Looks at polled queues in vain after which others got a turn on the CPU.
@@ -75,6 +79,8 @@ pub static NAMED: &[(&str, &AtomicU64)] = &[
     ("port-doorbells", &PORT_DOORBELLS),
     ("posted-writes", &POSTED_WRITES),
     ("posted-corrupt", &POSTED_CORRUPT),
+    ("registers-shown", &REGISTERS_SHOWN),
+    ("registers-hidden", &REGISTERS_HIDDEN),
     ("events-refused", &EVENTS_REFUSED),
     ("yields", &YIELDS),
     ("allocations", &ALLOCATIONS),

@@ -23,6 +23,23 @@ counted() {
     xenalyze -s /run/trace >/run/analysis 2>/dev/null
 }
 
+# load MODE SIZE 'DEPTH BATCH' LIMIT NAME...: has the guest do it, and sets LINES to what each disk gave: "NAME REQUESTS
+# MICROSECONDS". Waits without work: dom0 has the same CPU as all others.
+load() {
+    local line
+    LINES=()
+    type_at bench "$*"
+    while IFS= read -r -t 600 -u "$CONSOLE" line; do
+        line=${line%$'\r'}
+        case $line in
+            'guest: bench end') break ;;
+            'guest: bench '*) LINES+=("${line#guest: bench }") ;;
+        esac
+    done
+    [[ ${LINES[*]} != *FAILED* ]] || fail "$*: fio failed"
+    ((${#LINES[@]} == $# - 4)) || fail "$*: ${LINES[*]:-no result}"
+}
+
 # grown NAME...: by how much those counters have grown, together.
 grown() {
     awk -v names="$*" '

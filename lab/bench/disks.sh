@@ -14,23 +14,6 @@ DEPTHS=('1 1' '4 1' '32 1' '32 16')
 # shellcheck source=lab/bench/counted.sh
 source /lab/scenarios/counted.sh
 
-# load MODE SIZE 'DEPTH BATCH' LIMIT NAME...: has the guest do it, and sets LINES to what each disk gave: "NAME REQUESTS
-# MICROSECONDS". Waits without work: dom0 has the same CPU as all others.
-load() {
-    local line
-    LINES=()
-    type_at bench "$*"
-    while IFS= read -r -t 600 -u "$CONSOLE" line; do
-        line=${line%$'\r'}
-        case $line in
-            'guest: bench end') break ;;
-            'guest: bench '*) LINES+=("${line#guest: bench }") ;;
-        esac
-    done
-    [[ ${LINES[*]} != *FAILED* ]] || fail "$*: fio failed"
-    ((${#LINES[@]} == $# - 4)) || fail "$*: ${LINES[*]:-no result}"
-}
-
 step "a guest with four disks of $MIB MiB"
 modprobe brd rd_nr=1 rd_size=$((MIB * 1024))
 # In the file system that is memory: one copy from QEMU to its page. Direct I/O of a guest's pages to a RAM disk fails.

@@ -11,6 +11,9 @@ use crate::{DomId, Errno, EvtchnPort, Gfn, Hypervisor, VcpuId, number};
 mod abi;
 pub use abi::*;
 
+/// `XEN_DMOP_IOREQ_MEM_ACCESS_WRITE`.
+pub const ACCESS_WRITE: u32 = 2;
+
 /// An ioreq server's number in its guest (`ioservid_t`).
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,6 +91,20 @@ pub enum CacheAttr {
     UcMinus = 7,
     /// Forget what was pinned.
     Delete = u32::MAX,
+}
+
+/// Type of a frame of the guest's (`HVMMEM_*`), of those that [`set_mem_type`] knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum MemType {
+    /// RAM.
+    Ram = 0,
+    /// RAM that the guest can only read; what it writes is dropped.
+    ReadOnly = 1,
+    /// Emulated.
+    Emulated = 2,
+    /// RAM of which the accesses named with [`map_mem_type_to_ioreq_server`] go to that server.
+    IoreqServer = 4,
 }
 
 /// Calls `dm_op` with the operation in buffer 0 and, where there is one, a list in buffer 1.
@@ -363,21 +380,21 @@ pub fn modified_memory(
     call(xen, guest, op::MODIFIED_MEMORY, arg, Some(extents)).map(drop)
 }
 
-/// Changes the `HVMMEM_*` type of `frames` frames: 0 = RAM, 1 = read-only, 2 = emulated,
-/// 4 = ioreq server.
+/// Changes the type of `frames` frames. From RAM to [`MemType::IoreqServer`] and back; from there to no other.
 ///
 /// # Errors
-/// `EINVAL` for a change that is not allowed, `EAGAIN` for memory that is shared or paged.
+/// `EINVAL` for a change that is not allowed, `EAGAIN` for memory that is shared or paged, `EOPNOTSUPP` for a guest without
+/// nested paging.
 pub fn set_mem_type(
     xen: &impl Hypervisor,
     guest: DomId,
     first: Gfn,
     frames: u32,
-    mem_type: u16,
+    mem_type: MemType,
 ) -> Result<(), Errno> {
     let arg = SetMemType {
         nr: frames,
-        mem_type,
+        mem_type: mem_type as u16,
         pad: 0,
         first_pfn: first.0,
     };
@@ -414,22 +431,22 @@ pub fn inject_msi(xen: &impl Hypervisor, guest: DomId, addr: u64, data: u32) -> 
     plain(xen, guest, op::INJECT_MSI, InjectMsi { data, pad: 0, addr }).map(drop)
 }
 
-/// Sends accesses to memory of type `mem_type` to the server; flag 1 = reads, 2 = writes,
-/// 0 = no more.
+/// Sends what is written to memory of type [`MemType::IoreqServer`] to the server, or no longer: what is left of that type
+/// is RAM again then. One server of a guest's can have it.
 ///
 /// # Errors
-/// `EINVAL`, `EBUSY` when another server has the type, `EOPNOTSUPP`.
+/// `EINVAL`, `EBUSY` when another server has it, or frames of that type are left of one, `EOPNOTSUPP` for a guest without
+/// nested paging.
 pub fn map_mem_type_to_ioreq_server(
     xen: &impl Hypervisor,
     guest: DomId,
     server: ServerId,
-    mem_type: u16,
-    flags: u32,
+    writes: bool,
 ) -> Result<(), Errno> {
     let arg = MapMemTypeToIoreqServer {
         id: server.0,
-        kind: mem_type,
-        flags,
+        kind: MemType::IoreqServer as u16,
+        flags: if writes { ACCESS_WRITE } else { 0 },
         opaque: 0,
     };
     plain(xen, guest, op::MAP_MEM_TYPE, arg).map(drop)
@@ -443,10 +460,10 @@ pub fn remote_shutdown(xen: &impl Hypervisor, guest: DomId, reason: u32) -> Resu
     plain(xen, guest, op::REMOTE_SHUTDOWN, RemoteShutdown { reason }).map(drop)
 }
 
-/// Moves `frames` frames of the guest's memory to another address.
+/// Moves `frames` frames of the guest's memory to another address, where they are RAM. What is there is freed.
 ///
 /// # Errors
-/// `EINVAL`, `ENOMEM`.
+/// `EINVAL` where nothing is to be moved, `EACCES` for frames of other types than RAM, `ENOMEM`.
 pub fn relocate_memory(
     xen: &impl Hypervisor,
     guest: DomId,

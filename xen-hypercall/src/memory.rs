@@ -3,11 +3,11 @@
 use crate::{DomId, Errno, Gfn, Hypervisor, number};
 
 const INCREASE_RESERVATION: usize = 0;
-const DECREASE_RESERVATION: usize = 1;
+pub(crate) const DECREASE_RESERVATION: usize = 1;
 const MAXIMUM_RAM_PAGE: usize = 2;
 const CURRENT_RESERVATION: usize = 3;
 const MAXIMUM_RESERVATION: usize = 4;
-const POPULATE_PHYSMAP: usize = 6;
+pub(crate) const POPULATE_PHYSMAP: usize = 6;
 const ADD_TO_PHYSMAP: usize = 7;
 const MEMORY_MAP: usize = 9;
 pub(crate) const MAXIMUM_GPFN: usize = 14;

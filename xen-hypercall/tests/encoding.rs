@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use xen_hypercall::batch;
-use xen_hypercall::dm::{self, BufferedRing, IoRange, ServerId};
+use xen_hypercall::dm::{self, BufferedRing, IoRange, MemType, ServerId};
 use xen_hypercall::fake::{Call, Fake, peek, poke};
 use xen_hypercall::grant_table::{self, CopyOp, MapOp, UnmapOp};
 use xen_hypercall::hvm::{self, Param};
@@ -87,9 +87,33 @@ fn dm_ops_are_encoded_field_by_field() {
     let (op, arg, _) = dm_op(|xen| dm::destroy_ioreq_server(xen, GUEST, ServerId(3)).unwrap());
     assert_eq!((op, arg[..4].to_vec()), (6, vec![3, 0, 0, 0]));
     let (op, arg, _) = dm_op(|xen| {
-        dm::map_mem_type_to_ioreq_server(xen, GUEST, ServerId(3), 4, 2).unwrap();
+        dm::map_mem_type_to_ioreq_server(xen, GUEST, ServerId(3), true).unwrap();
     });
     assert_eq!((op, arg[..8].to_vec()), (15, vec![3, 0, 4, 0, 2, 0, 0, 0]));
+    let (_, arg, _) = dm_op(|xen| {
+        dm::map_mem_type_to_ioreq_server(xen, GUEST, ServerId(3), false).unwrap();
+    });
+    assert_eq!(arg[4..8], [0; 4]);
+    let (op, arg, _) = dm_op(|xen| {
+        dm::set_mem_type(xen, GUEST, Gfn(0xa1), 1, MemType::IoreqServer).unwrap();
+    });
+    assert_eq!(op, 12);
+    assert_eq!(
+        arg,
+        bytes(&[&[1, 0, 0, 0, 4, 0, 0, 0], &0xa1u64.to_le_bytes()])
+    );
+    let (op, arg, _) = dm_op(|xen| {
+        dm::relocate_memory(xen, GUEST, Gfn(5), Gfn(6), 1).unwrap();
+    });
+    assert_eq!(op, 17);
+    assert_eq!(
+        arg,
+        bytes(&[
+            &1u64.to_le_bytes(),
+            &5u64.to_le_bytes(),
+            &6u64.to_le_bytes()
+        ])
+    );
     let mut bitmap = [0u8; 16];
     let (op, _, list) = dm_op(|xen| {
         dm::track_dirty_vram(xen, GUEST, Gfn(5), 128, &mut bitmap).unwrap();

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use xen_hypercall::dm::op;
+use xen_hypercall::dm::{self, op};
 use xen_hypercall::grant_table::{GrantStatus, copy_flags, entry_flags, map_flags};
 use xen_hypercall::hvm::Param;
 use xen_hypercall::{DomId, Errno, event_channel, number, sched};
@@ -164,6 +164,11 @@ fn constants() -> Vec<(String, i64)> {
         ("HVMOP_get_param", 1),
         ("HVMOP_get_time", 10),
         ("HVMOP_get_mem_type", 15),
+        ("HVMMEM_ram_rw", dm::MemType::Ram as i64),
+        ("HVMMEM_ram_ro", dm::MemType::ReadOnly as i64),
+        ("HVMMEM_mmio_dm", dm::MemType::Emulated as i64),
+        ("HVMMEM_ioreq_server", dm::MemType::IoreqServer as i64),
+        ("XEN_DMOP_IOREQ_MEM_ACCESS_WRITE", dm::ACCESS_WRITE.into()),
         ("HVMOP_set_evtchn_upcall_vector", 23),
         ("SCHEDOP_shutdown", 2),
         ("SCHEDOP_poll", 3),

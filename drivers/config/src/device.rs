@@ -9,7 +9,7 @@ use crate::console::PortNames;
 use crate::error::{ConfigError, Excerpt};
 use crate::keys::device as key;
 use crate::net::{MacAddress, Mtu};
-use crate::notify::{Doorbell, Interrupt, Memory};
+use crate::notify::{Doorbell, Interrupt, Memory, Reads};
 use crate::number::canonical;
 use crate::size::ByteSize;
 use crate::slot::SlotIndex;
@@ -274,6 +274,7 @@ pub struct DeviceDescription {
     ports: PortNames,
     interrupt: Option<Interrupt>,
     doorbell: Option<Doorbell>,
+    reads: Reads,
     memory: Memory,
 }
 
@@ -350,6 +351,9 @@ impl DeviceDescription {
         }
         if let Some(doorbell) = self.doorbell {
             write(key::DOORBELL, format_args!("{}", doorbell.as_str()))?;
+        }
+        if self.reads != Reads::default() {
+            write(key::REGISTERS, format_args!("{}", self.reads.as_str()))?;
         }
         if self.memory != Memory::default() {
             write(key::MEMORY, format_args!("{}", self.memory.as_str()))?;
@@ -471,6 +475,11 @@ impl DeviceDescription {
         }
     }
 
+    /// What it costs its driver to read registers.
+    pub const fn reads(&self) -> Reads {
+        self.reads
+    }
+
     /// How it gets at the driver's memory.
     pub const fn memory(&self) -> Memory {
         self.memory
@@ -489,6 +498,9 @@ impl DeviceDescription {
         let posted = self.doorbell() == Doorbell::Posted;
         if posted && self.interrupt(guest) == Interrupt::Intx {
             return Err(ConfigError::PostedNeedsEdge);
+        }
+        if self.reads == Reads::Memory && !posted {
+            return Err(ConfigError::MemoryNeedsPosted);
         }
         self.interrupt(guest).check(guest)?;
         self.doorbell().check(guest)?;
@@ -535,6 +547,7 @@ struct Fields {
     ports: Option<PortNames>,
     interrupt: Option<Interrupt>,
     doorbell: Option<Doorbell>,
+    reads: Option<Reads>,
     memory: Option<Memory>,
 }
 
@@ -576,6 +589,7 @@ impl Fields {
             b"ports" => set(&mut self.ports, key::PORTS, PortNames::parse(value)),
             b"interrupt" => set(&mut self.interrupt, key::INTERRUPT, Interrupt::parse(value)),
             b"doorbell" => set(&mut self.doorbell, key::DOORBELL, Doorbell::parse(value)),
+            b"registers" => set(&mut self.reads, key::REGISTERS, Reads::parse(value)),
             b"memory" => set(&mut self.memory, key::MEMORY, Memory::parse(value)),
             _ => Err(ConfigError::UnknownKey(Excerpt::new(name))),
         }
@@ -631,6 +645,8 @@ impl Fields {
         let kind = self.kind.ok_or(ConfigError::MissingKey(key::TYPE))?;
         let backend = self.backend.ok_or(ConfigError::MissingKey(key::BACKEND))?;
         self.check_type(kind, backend)?;
+        let reads = self.reads.unwrap_or_default();
+        let posted = (reads == Reads::Memory).then_some(Doorbell::Posted);
         let device = DeviceDescription {
             kind,
             backend,
@@ -646,7 +662,9 @@ impl Fields {
             rate: self.rate.unwrap_or_default(),
             ports: self.ports.unwrap_or_default(),
             interrupt: self.interrupt,
-            doorbell: self.doorbell,
+            // Registers in memory go with no other.
+            doorbell: self.doorbell.or(posted),
+            reads,
             memory: self.memory.unwrap_or_default(),
         };
         match device.backend {

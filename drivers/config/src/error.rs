@@ -138,6 +138,10 @@ pub enum ConfigError {
     GrantsNotForHvm,
     /// Posted register writes, and a line that stays up until it is acknowledged.
     PostedNeedsEdge,
+    /// A way to read registers that is not known.
+    BadRegisters(Excerpt),
+    /// Registers in memory, and writes to them that wait.
+    MemoryNeedsPosted,
     /// An agreement version that this program does not speak.
     BadVersion(Excerpt),
     /// A piece of memory that cannot be.
@@ -184,7 +188,7 @@ impl fmt::Display for ConfigError {
             ),
             Self::UnknownKey(text) => write!(
                 f,
-                "unknown key {text}: devices have slot, type, backend, serial, readonly, block-size, packed, queues, queue-size, mac, mtu, offloads, rate, interrupt, doorbell, memory"
+                "unknown key {text}: devices have slot, type, backend, serial, readonly, block-size, packed, queues, queue-size, mac, mtu, offloads, rate, interrupt, doorbell, registers, memory"
             ),
             Self::DuplicateKey(key) => write!(f, "{key}= is given twice: remove one"),
             Self::MissingKey(keys::MAC) => {
@@ -289,6 +293,13 @@ impl fmt::Display for ConfigError {
             ),
             Self::PostedNeedsEdge => f.write_str(
                 "doorbell=posted goes with interrupt=edge: acknowledgements are posted too, and come too late for a line that stays up",
+            ),
+            Self::BadRegisters(text) => write!(
+                f,
+                "registers {text} are not known: use trapped, or memory (HVM guests, with doorbell=posted)"
+            ),
+            Self::MemoryNeedsPosted => f.write_str(
+                "registers=memory goes with doorbell=posted only: it is for HVM guests with vga=\"none\"",
             ),
             Self::DoorbellNotFor(guest, doorbell) => write!(
                 f,

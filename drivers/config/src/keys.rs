@@ -102,14 +102,16 @@ pub mod device {
     pub const INTERRUPT: &str = "interrupt";
     /// How the guest's driver kicks.
     pub const DOORBELL: &str = "doorbell";
+    /// What it costs the driver to read registers.
+    pub const REGISTERS: &str = "registers";
     /// How the device gets at the driver's memory.
     pub const MEMORY: &str = "memory";
     /// In configuration strings only: the slot. In xenstore it is the directory's name.
     pub const SLOT: &str = "slot";
     /// All that xenstore has.
-    pub const ALL: [&str; 16] = [
+    pub const ALL: [&str; 17] = [
         TYPE, BACKEND, SERIAL, READONLY, BLOCK_SIZE, PACKED, QUEUES, QUEUE_SIZE, MAC, MTU,
-        OFFLOADS, RATE, PORTS, INTERRUPT, DOORBELL, MEMORY,
+        OFFLOADS, RATE, PORTS, INTERRUPT, DOORBELL, REGISTERS, MEMORY,
     ];
 }
 

@@ -48,7 +48,7 @@ pub use device::{
 pub use devices::Devices;
 pub use error::{ConfigError, Excerpt};
 pub use net::{MacAddress, Mtu};
-pub use notify::{Doorbell, Interrupt, Memory};
+pub use notify::{Doorbell, Interrupt, Memory, Reads};
 pub use size::ByteSize;
 pub use slot::{SLOTS, SlotIndex};
 pub use state::State;

@@ -128,6 +128,40 @@ impl Doorbell {
     }
 }
 
+/// What it costs a driver to read a device's registers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Reads {
+    /// Each read waits for the device.
+    #[default]
+    Trapped,
+    /// While a driver uses the device, those that it reads then are in the guest's memory. For posted writes.
+    Memory,
+}
+
+impl Reads {
+    /// All of them.
+    pub const ALL: [Reads; 2] = [Self::Trapped, Self::Memory];
+
+    /// The text in configurations.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trapped => "trapped",
+            Self::Memory => "memory",
+        }
+    }
+
+    /// The way that `text` names.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn parse(text: &[u8]) -> Result<Self, ConfigError> {
+        Self::ALL
+            .into_iter()
+            .find(|reads| reads.as_str().as_bytes() == text)
+            .ok_or_else(|| ConfigError::BadRegisters(Excerpt::new(text)))
+    }
+}
+
 /// How a device gets at its driver's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Memory {
@@ -189,7 +223,11 @@ mod tests {
         for memory in Memory::ALL {
             assert_eq!(Memory::parse(memory.as_str().as_bytes()), Ok(memory));
         }
+        for reads in Reads::ALL {
+            assert_eq!(Reads::parse(reads.as_str().as_bytes()), Ok(reads));
+        }
         for bad in ["", "level", "MSI", "msi ", "event_channel", "\0"] {
+            assert!(Reads::parse(bad.as_bytes()).is_err(), "{bad:?}");
             assert!(Interrupt::parse(bad.as_bytes()).is_err(), "{bad:?}");
             assert!(Doorbell::parse(bad.as_bytes()).is_err(), "{bad:?}");
             assert!(Memory::parse(bad.as_bytes()).is_err(), "{bad:?}");

@@ -24,8 +24,15 @@ pub const RANGE_LAST: u64 = RANGE_BASE + COUNT as u64 * WINDOW_STRIDE - 1;
 /// First byte of the range that holds the windows of devices whose register writes are posted: where a VGA card's memory
 /// would be, the only one whose writes Xen posts.
 pub const POSTED_BASE: u64 = 0xA_0000;
-/// Last byte of that range, inclusive.
-pub const POSTED_LAST: u64 = POSTED_BASE + COUNT as u64 * WINDOW_STRIDE - 1;
+/// From one such window's page to the next one's: each straddles two pages.
+pub const POSTED_STRIDE: u64 = 0x2000;
+/// Registers of such a window that are in its first page, to its end: all that a driver reads to wait for what it has
+/// posted, and QueueNotify. InterruptStatus, Status and the configuration begin the second page, which can be memory.
+pub const POSTED_HEAD: u64 = 0x60;
+/// Last byte of that range, inclusive: of all that Xen posts.
+pub const POSTED_LAST: u64 = POSTED_BASE + COUNT as u64 * POSTED_STRIDE - 1;
+/// Where the first such window is in that range.
+const POSTED_FIRST: u64 = WINDOW_STRIDE - POSTED_HEAD;
 
 /// The PCI device on bus 0 whose INTA is slot 0's interrupt. QEMU's own devices have lower numbers.
 pub const FIRST_PCI_DEVICE: u8 = 16;
@@ -68,17 +75,18 @@ impl SlotIndex {
     /// The slot whose window holds the guest-physical address, and the offset in that window. `None` also for the
     /// gaps between windows.
     pub fn at_address(address: u64) -> Option<(Self, u64)> {
-        Self::at_offset(address.checked_sub(RANGE_BASE)?)
+        Self::at_offset(address.checked_sub(RANGE_BASE)?, WINDOW_STRIDE)
     }
 
     /// The same for windows whose writes are posted.
     pub fn at_posted_address(address: u64) -> Option<(Self, u64)> {
-        Self::at_offset(address.checked_sub(POSTED_BASE)?)
+        let first = POSTED_BASE.checked_add(POSTED_FIRST)?;
+        Self::at_offset(address.checked_sub(first)?, POSTED_STRIDE)
     }
 
-    fn at_offset(offset: u64) -> Option<(Self, u64)> {
-        let number = offset.checked_div(WINDOW_STRIDE)?;
-        let within = offset.checked_rem(WINDOW_STRIDE)?;
+    fn at_offset(offset: u64, stride: u64) -> Option<(Self, u64)> {
+        let number = offset.checked_div(stride)?;
+        let within = offset.checked_rem(stride)?;
         let slot = Self::new(u8::try_from(number).ok()?)?;
         (within < WINDOW_SIZE).then_some((slot, within))
     }
@@ -100,7 +108,21 @@ impl SlotIndex {
 
     /// The same where register writes are posted.
     pub const fn posted_base(self) -> u64 {
-        POSTED_BASE.saturating_add((self.0 as u64).saturating_mul(WINDOW_STRIDE))
+        POSTED_BASE
+            .saturating_add(POSTED_FIRST)
+            .saturating_add((self.0 as u64).saturating_mul(POSTED_STRIDE))
+    }
+
+    /// Number of the guest's frame that the second part of that window begins: registers from [`POSTED_HEAD`] on, and
+    /// nothing of another slot.
+    pub const fn tail_frame(self) -> u64 {
+        self.posted_base().saturating_add(POSTED_HEAD) >> 12
+    }
+
+    /// Number of the frame with this slot's window of writes that wait: no driver looks there while the slot is declared
+    /// as posted.
+    pub const fn spare_frame(self) -> u64 {
+        self.base() >> 12
     }
 
     /// The I/O port that is this slot's doorbell, where it has one.
@@ -146,7 +168,10 @@ mod tests {
         let last = SlotIndex::new(15).unwrap();
         assert_eq!(last.base(), 0xFEA0_F000);
         assert_eq!(RANGE_LAST, 0xFEA0_FFFF);
-        assert_eq!((last.posted_base(), POSTED_LAST), (0xA_F000, 0xA_FFFF));
+        // All that Xen posts, and no more.
+        assert_eq!((last.posted_base(), POSTED_LAST), (0xB_EFA0, 0xB_FFFF));
+        assert_eq!((last.tail_frame(), last.spare_frame()), (0xBF, 0xF_EA0F));
+        assert_eq!(SlotIndex::new(0).unwrap().posted_base(), 0xA_0FA0);
         assert_eq!((last.doorbell_port(), DOORBELL_PORT_LAST), (0xE078, 0xE07F));
         assert_eq!(last.pci_device(), 31);
         assert_eq!(SlotIndex::new(16), None);
@@ -173,7 +198,19 @@ mod tests {
                 SlotIndex::at_posted_address(posted + 0x50),
                 Some((slot, 0x50))
             );
-            assert_eq!(SlotIndex::at_posted_address(posted + WINDOW_SIZE), None);
+            let end = posted + WINDOW_SIZE;
+            assert_eq!(
+                SlotIndex::at_posted_address(end - 1),
+                Some((slot, WINDOW_SIZE - 1))
+            );
+            assert_eq!(SlotIndex::at_posted_address(end), None);
+            assert_eq!(SlotIndex::at_posted_address(posted - 1), None);
+            let tail = slot.tail_frame() << 12;
+            assert_eq!(
+                SlotIndex::at_posted_address(tail),
+                Some((slot, POSTED_HEAD))
+            );
+            assert!(posted >= POSTED_BASE && tail + 0xfff <= POSTED_LAST);
             assert_eq!(SlotIndex::at_address(posted), None);
             let last = slot.base() + WINDOW_SIZE - 1;
             assert_eq!(SlotIndex::at_address(last), Some((slot, WINDOW_SIZE - 1)));

@@ -141,7 +141,7 @@ fn check(raw: &Raw) -> Result<Description, String> {
         None => Table::of(&devices),
         Some(text) => Table::parse(text).ok_or_else(|| {
             format!(
-                "{}: a letter l, e or p for each slot is expected",
+                "{}: a letter l, e or s for each slot is expected",
                 keys::TABLE
             )
         })?,
@@ -348,13 +348,13 @@ mod tests {
         let of_devices = read(&mut store).unwrap();
         assert_eq!(of_devices.table, Table::of(&of_devices.devices));
         let set = |value: &[u8]| daemon.borrow_mut().set(&format!("{HOME}/table"), value);
-        set(b"lllpllllllllllel");
+        set(b"lllsllllllllllel");
         let table = read(&mut store).unwrap().table;
         assert_eq!(
             [3, 14, 15].map(|number| table.get(SlotIndex::new(number).unwrap())),
             [Declared::Posted, Declared::Edge, Declared::Level]
         );
-        for value in [&b""[..], b"l", b"lllpllllllllllex", &[b'l'; 2000], b"\xff"] {
+        for value in [&b""[..], b"l", b"lllsllllllllllex", &[b'l'; 2000], b"\xff"] {
             set(value);
             let error = read(&mut store).unwrap_err();
             assert!(

@@ -160,7 +160,7 @@ mod tests {
         let posted = "type=blk,backend=ram:1M,doorbell=posted";
         let mut ground = ground("hvm", &[RAM]);
         // Another driver domain had a device in slot 3 that is gone.
-        ground.table = Table::parse(b"lllpllllllllllll").unwrap();
+        ground.table = Table::parse(b"lllsllllllllllll").unwrap();
         let error = insert(&mut ground, 3, RAM).unwrap_err();
         assert!(error.contains("ACPI table"), "{error}");
         assert_eq!(insert(&mut ground, 3, posted), Ok(()));

@@ -81,6 +81,7 @@ impl Guest {
             window: device.window(),
             queues: device.transport().queues() as u16,
             doorbell: device.doorbell(),
+            reads: device.reads(),
         });
         Plan {
             guest: self.id,

@@ -16,9 +16,10 @@ use core::fmt::Display;
 use core::ops::Range;
 
 use vd_blk::{AsyncBlockDevice, BlockDevice, Geometry, RamDisk};
+use vd_config::slot::WINDOW_SIZE;
 use vd_config::{
     Backend, ConfigError, DeviceDescription, DeviceType, Doorbell, Interrupt, MAX_QUEUES,
-    Memory as Sharing, SLOTS, SlotIndex, TargetType,
+    Memory as Sharing, Reads, SLOTS, SlotIndex, TargetType,
 };
 use vd_console::{ConsoleDevice, Size};
 use vd_ioreq::buffered::PostedWrite;
@@ -29,22 +30,23 @@ use vd_kernel_core::due::{Due, Turns};
 use vd_kernel_core::granted::Rings;
 use vd_kernel_core::poll::{Next, Poller};
 use vd_kernel_core::server::attach::Bound;
+use vd_kernel_core::server::shown::Face;
 use vd_kernel_core::trace::{Trace, What};
 use vd_net::{Mac, NetDevice, NetFeatures, PortConfig, Switch};
 use vd_virtio::mmio::{MAX_WORDS, Placeholder};
 use vd_virtio::{Chain, Features, MmioTransport};
 use vd_xenbus::rate::{Admission, RateLimiter};
-use xen_hypercall::{DomId, EvtchnPort, sched};
+use xen_hypercall::{DomId, Errno, EvtchnPort, sched};
 
 use super::disk::{Disk, Storage};
 use super::entropy;
 use super::inheritance::Inheritance;
 use super::model::Model;
 use super::signal::{self, Signal, Wanted};
-use super::slots;
+use super::slots::{self, SERVER};
 use crate::counters;
 use crate::mem::frames;
-use crate::mem::guest::{Memory, Needs};
+use crate::mem::guest::{DeviceMemory, Memory, Needs};
 use crate::pv::signals;
 use crate::vbd::Vbds;
 use crate::vif::{self, Vifs};
@@ -57,6 +59,8 @@ const QUEUES: usize = vd_config::MAX_VIRTQUEUES as usize;
 const WORDS: usize = MAX_QUEUES as usize * MAX_WORDS;
 /// A bit for each slot.
 const SLOT_BITS: u32 = (1 << SLOTS) - 1;
+/// Below it are the registers that say who a device is, which a driver reads first.
+const IDENTITY_END: u64 = 0x10;
 /// Requests that one device may have served before it is the next one's turn.
 const BUDGET: u32 = 64;
 
@@ -68,6 +72,8 @@ pub struct Device {
     transport: Transport,
     slot: SlotIndex,
     signal: Signal,
+    /// If its registers may be in memory: what is.
+    face: Option<Face>,
     doorbell: Doorbell,
     /// Guest-physical address of its registers.
     window: u64,
@@ -185,6 +191,9 @@ fn make(
     if !device.offloads() {
         withheld |= Features::from_bits_retain(NetFeatures::OFFLOADS.bits());
     }
+    let in_memory = device.reads() == Reads::Memory;
+    // A driver would wait for the end of such a reset in a register that is memory.
+    withheld.set(Features::RING_RESET, in_memory);
     let transport = MmioTransport::new(model, device.queue_size()).without(withheld);
     let transport = if device.doorbell() == Doorbell::Posted {
         transport.with_late_acks()
@@ -201,6 +210,7 @@ fn make(
         transport,
         slot,
         signal: Signal::new(device.interrupt(guest)),
+        face: in_memory.then(Face::default),
         doorbell: device.doorbell(),
         window: device.window(slot),
         rings,
@@ -637,10 +647,18 @@ impl DeviceTable {
         let Some(Some(device)) = self.slots.get_mut(index) else {
             return signal::wake(then);
         };
-        let transport = &device.transport;
-        let wanted = Wanted::new(transport.interrupt(), &transport.counters());
-        let told = device.signal.update(self.guest, device.slot, wanted, then);
-        if let Err((what, error)) = told {
+        let shown = device.show();
+        let is_stale = device.face.as_ref().is_some_and(Face::is_showing) && shown.is_err();
+        let told = if is_stale {
+            // What the driver reads may not be so: it is not told of anything yet.
+            signal::wake(then);
+            Ok(())
+        } else {
+            let transport = &device.transport;
+            let wanted = Wanted::new(transport.interrupt(), &transport.counters());
+            device.signal.update(self.guest, device.slot, wanted, then)
+        };
+        for (what, error) in [shown, told].into_iter().filter_map(Result::err) {
             // Tried again with the next settling, at the latest with the next tick.
             let text = format_args!("device {}: {what}: {error}", device.slot);
             warn(&mut self.limiter, &text);
@@ -735,6 +753,21 @@ impl Device {
         woken
     }
 
+    /// Has the driver read its registers in memory, or not any longer.
+    #[inline]
+    fn show(&mut self) -> Result<(), (&'static str, Errno)> {
+        let Some(face) = &mut self.face else {
+            return Ok(());
+        };
+        // Nothing is read or written by what the driver may have said of its status.
+        face.settle(
+            &SERVER,
+            self.slot,
+            &mut self.transport,
+            &DeviceMemory::Nothing,
+        )
+    }
+
     fn disconnect(&mut self) {
         self.signal.disconnect().into_iter().for_each(slots::close);
         self.ports.drain(..).for_each(slots::close);
@@ -751,10 +784,14 @@ impl Device {
     /// How it and its driver notify one another, in words.
     pub fn notifications(&self) -> String {
         let doorbell = self.doorbell.as_str();
+        let reads = match self.reads() {
+            Reads::Trapped => "",
+            Reads::Memory => ", registers in memory",
+        };
         match self.signal.kind() {
             kind @ (Interrupt::Intx | Interrupt::Edge) => {
                 format!(
-                    "doorbell {doorbell}, interrupt {} GSI {}",
+                    "doorbell {doorbell}, interrupt {} GSI {}{reads}",
                     kind.as_str(),
                     self.slot.gsi()
                 )
@@ -771,6 +808,14 @@ impl Device {
     /// How it is kicked.
     pub fn doorbell(&self) -> Doorbell {
         self.doorbell
+    }
+
+    /// What it costs its driver to read registers.
+    pub fn reads(&self) -> Reads {
+        match self.face {
+            Some(_) => Reads::Memory,
+            None => Reads::Trapped,
+        }
     }
 
     /// How it interrupts.
@@ -851,7 +896,8 @@ impl Bus<'_> {
     /// The device that has registers there.
     fn device(&mut self, slot: SlotIndex, addr: u64) -> Option<&mut Device> {
         let device = self.table.slots.get_mut(slot.index())?.as_mut()?;
-        (addr & !0xfff == device.window).then_some(device)
+        let window = device.window..device.window + WINDOW_SIZE;
+        window.contains(&addr).then_some(device)
     }
 }
 
@@ -863,7 +909,17 @@ impl RegisterBus for Bus<'_> {
         let Some(device) = self.device(slot, addr) else {
             return Placeholder.read(offset, width.bytes());
         };
+        let mut refused = Ok(());
+        if offset < IDENTITY_END
+            && let Some(face) = &mut device.face
+        {
+            refused = face.withhold(&SERVER, slot);
+        }
         let answer = device.transport.read(offset, width.bytes());
+        if let Err((what, error)) = refused {
+            self.table
+                .warn(&format_args!("device {slot}: {what}: {error}"));
+        }
         let (offset, value) = (offset as u16, answer as u32);
         self.table
             .trace

@@ -1,4 +1,4 @@
-//! The pages of the ioreq server, where they are mapped.
+//! The pages of the ioreq server and those that show registers, where they are mapped.
 //!
 //! Invariant: every access is one volatile or atomic one, inside of the page.
 
@@ -10,6 +10,8 @@ use vd_ioreq::page::SlotPage;
 use vd_ioreq::slot::{CONTROL_OFFSET, Control, DATA_OFFSET, SLOT_SIZE, VP_EPORT_OFFSET};
 use vd_ioreq::{EvtchnPort, SlotIndex};
 use vd_kernel_core::server::VCPUS;
+use vd_kernel_core::server::shown::ShownPage;
+use vd_virtio::mmio::still;
 use volatile::VolatilePtr;
 
 /// Where the entries start in the ring's page.
@@ -115,5 +117,33 @@ impl BufferedPage for Ring {
     fn advance(&self, entries: u32) {
         // SAFETY: the read pointer, which Xen changes atomically too.
         unsafe { AtomicU32::from_ptr(self.0.as_ptr().cast()) }.fetch_add(entries, Ordering::AcqRel);
+    }
+}
+
+/// A page of the guest's that shows registers.
+#[derive(Clone, Copy, Debug)]
+pub struct Registers(NonNull<u8>);
+
+impl Registers {
+    /// # Safety
+    /// `page` must be a page of the guest's, mapped writable as long as this is used.
+    pub unsafe fn new(page: NonNull<u8>) -> Self {
+        Self(page)
+    }
+
+    fn word(&self, word: usize) -> &AtomicU32 {
+        let word = word.min(still::WORDS - 1);
+        // SAFETY: an aligned word of the page, by the number of words; the guest reads, and may write, as it likes.
+        unsafe { AtomicU32::from_ptr(self.0.as_ptr().cast::<u32>().add(word)) }
+    }
+}
+
+impl ShownPage for Registers {
+    fn load(&self, word: usize) -> u32 {
+        self.word(word).load(Ordering::Acquire)
+    }
+
+    fn store(&self, word: usize, value: u32) {
+        self.word(word).store(value, Ordering::Release);
     }
 }

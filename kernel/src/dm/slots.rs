@@ -14,10 +14,10 @@ use vd_kernel_core::server::{
 };
 use x86_64::instructions::interrupts;
 use xen_hypercall::dm::ServerId;
-use xen_hypercall::memory::{self, Resource};
+use xen_hypercall::memory::{self, PhysmapSpace, Resource};
 use xen_hypercall::{DomId, Errno, EvtchnPort, Gfn};
 
-use super::pages::{IoreqPage, Ring};
+use super::pages::{IoreqPage, Registers, Ring};
 use crate::arch::IrqLock;
 use crate::counters;
 use crate::mem::frames::FRAME;
@@ -40,6 +40,7 @@ impl Platform for Image {
     type Xen = Counted;
     type Page = IoreqPage;
     type Ring = Ring;
+    type Shown = Registers;
     type Engine = IrqLock<SlotEngine>;
     type Writes = IrqLock<PostedWrites>;
 
@@ -89,6 +90,42 @@ impl Platform for Image {
         unsafe { Ring::new(address(frame)) }
     }
 
+    fn give(&self, guest: DomId, frame: u64) -> Result<(), Errno> {
+        // SAFETY: it is another domain's memory that comes; nothing of this one's changes.
+        match unsafe { memory::populate_physmap(&XEN, guest, &mut [frame]) }? {
+            0 => Err(Errno::ENOMEM),
+            _ => Ok(()),
+        }
+    }
+
+    fn take(&self, guest: DomId, frame: u64) -> Result<(), Errno> {
+        // SAFETY: it is another domain's memory that goes. Where this one has mapped it, it stays until it is unmapped.
+        unsafe { memory::decrease_reservation(&XEN, guest, &[frame]) }.map(drop)
+    }
+
+    fn map_frame(&self, guest: DomId, theirs: u64) -> Result<Frame, MapError> {
+        let gfn = space::special_frames(1).map_err(|_| MapError::NoFrame)?;
+        let from = PhysmapSpace::ForeignGmfn(guest);
+        let mut errors = [0];
+        // SAFETY: nothing is mapped at this frame number, by the allocator.
+        let mapped = unsafe {
+            memory::add_to_physmap_batch(&XEN, DomId::SELF, from, &[theirs], &[gfn], &mut errors)
+        };
+        let [error] = errors;
+        let refused = match (mapped, error) {
+            (Ok(()), 0) => return Ok(Frame(gfn)),
+            (Ok(()), error) => Errno(-error),
+            (Err(error), _) => error,
+        };
+        space::release_special(gfn, 1);
+        Err(MapError::Xen(refused))
+    }
+
+    fn shown(&self, frame: Frame) -> Registers {
+        // SAFETY: the server asks for a page only between mapping and unmapping it, and this is what it has mapped.
+        unsafe { Registers::new(address(frame)) }
+    }
+
     fn listen(&self, port: EvtchnPort, source: u16) -> Result<(), Errno> {
         events::listen(port, Source::Image(source))
     }
@@ -126,6 +163,8 @@ fn counter(what: Count) -> &'static AtomicU64 {
         Count::LinesLowered => &counters::LINES_LOWERED,
         Count::MessagesSent => &counters::MESSAGES_SENT,
         Count::EventsSent => &counters::EVENTS_SENT,
+        Count::RegistersShown => &counters::REGISTERS_SHOWN,
+        Count::RegistersHidden => &counters::REGISTERS_HIDDEN,
         Count::EventsRefused => &counters::EVENTS_REFUSED,
     }
 }

@@ -36,12 +36,10 @@ measure() {
 }
 
 modprobe xen-blkfront
-DISK=$(disk_of driver)
-until [ -n "$DISK" ]; do
+until [ -n "$(disk_of driver)$(disk_of posted)" ]; do
     modprobe virtio_mmio
     modprobe virtio_blk
     sleep 0.2
-    DISK=$(disk_of driver)
 done
 until [ -b /dev/xvda ]; do sleep 0.2; done
 for disk in /sys/block/vd* /sys/block/xvd*; do

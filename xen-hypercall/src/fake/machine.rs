@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::vec::Vec;
 
 use super::{peek, poke};
-use crate::dm::{self, DmOpBuf, ServerId};
+use crate::dm::{self, DmOpBuf, MemType, ServerId};
 use crate::memory::{self, Resource};
 use crate::multicall::{self, MulticallEntry};
 use crate::{DomId, Errno, EvtchnPort, Gfn, Hypervisor, event_channel, number};
@@ -95,12 +95,21 @@ pub struct State {
     pub physmap: BTreeMap<u64, Mapped>,
     /// PCI devices whose INTA is up.
     pub lines: BTreeSet<u8>,
+    /// Frames that the caller has given the guest, and their type.
+    pub given: BTreeMap<u64, MemType>,
+    /// The server that gets what is written to frames of its type.
+    pub claim: Option<u16>,
 }
 
 /// What is not compared: pages, and what was counted.
 #[derive(Default)]
 struct Hidden {
     pages: BTreeMap<(u16, u64), Arc<Page>>,
+    /// The guest's frames that have content, and those of them that are mapped by the caller, by its frame.
+    contents: BTreeMap<u64, Arc<Page>>,
+    mapped: BTreeMap<u64, Arc<Page>>,
+    /// What a vCPU writes into memory between the next move of a frame and what comes then.
+    intrusion: Option<(u64, u32)>,
     /// The guest's ends that somebody may bind to, or has bound to.
     offered: BTreeSet<u32>,
     /// Frames that the guest has.
@@ -289,6 +298,39 @@ impl Machine {
         true
     }
 
+    /// What a vCPU reads there without leaving; `None` if it leaves.
+    pub fn read_memory(&self, addr: u64) -> Option<u32> {
+        let frame = addr >> 12;
+        self.state.borrow().given.get(&frame)?;
+        let page = Arc::clone(&self.hidden.borrow().contents[&frame]);
+        let word = page
+            .word((addr & 0xfff) as usize / 8)
+            .load(Ordering::Acquire);
+        Some((word >> ((addr & 4) * 8)) as u32)
+    }
+
+    /// What a vCPU writes there, if it does not leave. Returns whether that is so.
+    pub fn write_memory(&self, addr: u64, value: u32) -> bool {
+        let frame = addr >> 12;
+        match self.state.borrow().given.get(&frame) {
+            None | Some(MemType::IoreqServer) => false,
+            Some(MemType::Ram) => {
+                let page = Arc::clone(&self.hidden.borrow().contents[&frame]);
+                let word = page.word((addr & 0xfff) as usize / 8);
+                let shift = (addr & 4) * 8;
+                let kept = word.load(Ordering::Acquire) & !(0xffff_ffff << shift);
+                word.store(kept | u64::from(value) << shift, Ordering::Release);
+                true
+            }
+            Some(_) => true,
+        }
+    }
+
+    /// A vCPU is quick: it writes this as soon as the next frame was moved to where it can.
+    pub fn intrude(&self, addr: u64, value: u32) {
+        self.hidden.borrow_mut().intrusion = Some((addr, value));
+    }
+
     /// Whether a vCPU waits for an answer, or has not been told of it.
     pub fn waits(&self, vcpu: u16) -> bool {
         let pages = &self.hidden.borrow().pages;
@@ -370,6 +412,21 @@ impl Machine {
         unsafe { memory::remove_from_physmap(self, DomId::SELF, Gfn(gfn)) }
     }
 
+    /// Gives the guest a frame of RAM, or takes one away; says how many that were.
+    ///
+    /// # Errors
+    /// What this Xen says.
+    pub fn supply(&self, frame: u64, give: bool) -> Result<usize, Errno> {
+        // SAFETY: as above; the guest is another domain.
+        unsafe {
+            if give {
+                memory::populate_physmap(self, self.guest, &mut [frame])
+            } else {
+                memory::decrease_reservation(self, self.guest, &[frame])
+            }
+        }
+    }
+
     /// Maps frames of the guest at frames of the caller.
     ///
     /// # Errors
@@ -408,6 +465,8 @@ impl Machine {
     pub fn page_at(&self, gfn: u64) -> Arc<Page> {
         match self.state.borrow().physmap.get(&gfn) {
             Some(&Mapped::Server(server, page)) => self.page_of(server, page),
+            // The page that was mapped, wherever the guest has it now.
+            Some(&Mapped::Foreign(_)) => Arc::clone(&self.hidden.borrow().mapped[&gfn]),
             other => panic!("{other:?} at {gfn:#x}"),
         }
     }
@@ -430,6 +489,8 @@ impl Machine {
         let state = &mut *self.state.borrow_mut();
         state.servers.clear();
         state.lines.clear();
+        state.given.clear();
+        state.claim = None;
         state.ports.values_mut().for_each(|port| port.remote = None);
         let mut hidden = self.hidden.borrow_mut();
         hidden.ram.clear();
@@ -484,6 +545,9 @@ impl Machine {
         let whole = Pointer(buffer.h as usize);
         let (op, at) = (whole.get::<u32>(), whole.add::<u8>(ARGUMENT));
         self.admit(format!("dm_op {op}"), true)?;
+        if let dm::op::SET_MEM_TYPE | dm::op::MAP_MEM_TYPE | dm::op::RELOCATE_MEMORY = op {
+            return self.frame_op(op, at);
+        }
         let state = &mut *self.state.borrow_mut();
         match op {
             dm::op::NR_VCPUS => {
@@ -536,6 +600,8 @@ impl Machine {
             dm::op::DESTROY_IOREQ_SERVER => {
                 let arg = at.get::<dm::DestroyIoreqServer>();
                 let server = state.servers.remove(&arg.id).ok_or(Errno::ENOENT)?;
+                // Its frames keep their type: who writes there tries for ever.
+                state.claim.take_if(|id| *id == arg.id);
                 // Closed by the guest's end, and waiting for whoever binds.
                 for port in state.ports.values_mut() {
                     port.remote = port.remote.filter(|remote| !server.ports.contains(remote));
@@ -555,6 +621,66 @@ impl Machine {
             }
             dm::op::INJECT_MSI => self.hidden.borrow_mut().messages += 1,
             _ => panic!("dm_op {op}"),
+        }
+        Ok(0)
+    }
+
+    /// What is done to the guest's frames.
+    fn frame_op(&self, op: u32, at: Pointer) -> Done {
+        let mut state = self.state.borrow_mut();
+        match op {
+            dm::op::SET_MEM_TYPE => {
+                let arg = at.get::<dm::SetMemType>();
+                assert_eq!(arg.nr, 1);
+                let claimed = state.claim.is_some();
+                let old = state.given.get_mut(&arg.first_pfn).ok_or(Errno::EINVAL)?;
+                *old = match (*old, arg.mem_type) {
+                    (MemType::Ram, 4) if claimed => MemType::IoreqServer,
+                    (_, 0) => MemType::Ram,
+                    (MemType::Ram | MemType::ReadOnly, 1) => MemType::ReadOnly,
+                    _ => return Err(Errno::EINVAL),
+                };
+            }
+            dm::op::MAP_MEM_TYPE => {
+                let arg = at.get::<dm::MapMemTypeToIoreqServer>();
+                assert_eq!((arg.kind, arg.flags & !2, arg.opaque), (4, 0, 0));
+                if !state.servers.contains_key(&arg.id) {
+                    return Err(Errno::ENOENT);
+                }
+                let is_left = |kind: &MemType| *kind == MemType::IoreqServer;
+                if arg.flags != 0 {
+                    if state.claim.is_some() || state.given.values().any(is_left) {
+                        return Err(Errno::EBUSY);
+                    }
+                    state.claim = Some(arg.id);
+                } else if state.claim == Some(arg.id) {
+                    state.claim = None;
+                    for kind in state.given.values_mut().filter(|kind| is_left(kind)) {
+                        *kind = MemType::Ram;
+                    }
+                } else {
+                    return Err(Errno::EINVAL);
+                }
+            }
+            _ => {
+                let arg = at.get::<dm::RelocateMemory>();
+                assert_eq!(arg.size, 1);
+                match state.given.get(&arg.src_gfn) {
+                    None => return Err(Errno::EINVAL),
+                    Some(MemType::Ram) => {}
+                    Some(_) => return Err(Errno::EACCES),
+                }
+                state.given.remove(&arg.src_gfn);
+                state.given.insert(arg.dst_gfn, MemType::Ram);
+                let mut hidden = self.hidden.borrow_mut();
+                let page = hidden.contents.remove(&arg.src_gfn).expect("a page");
+                hidden.contents.insert(arg.dst_gfn, page);
+                let intrusion = hidden.intrusion.take();
+                drop((state, hidden));
+                if let Some((addr, value)) = intrusion {
+                    assert!(self.write_memory(addr, value));
+                }
+            }
         }
         Ok(0)
     }
@@ -658,6 +784,26 @@ impl Machine {
         let entries = self.admit(format!("memory_op {op}"), theirs)?;
         let state = &mut *self.state.borrow_mut();
         match op {
+            memory::POPULATE_PHYSMAP | memory::DECREASE_RESERVATION => {
+                let arg = at.get::<memory::MemoryReservation>();
+                assert_eq!((DomId(arg.domid), arg.nr_extents), (self.guest, 1));
+                let frame = Pointer(arg.extent_start as usize).get::<u64>();
+                let mut hidden = self.hidden.borrow_mut();
+                if op == memory::POPULATE_PHYSMAP {
+                    // Xen says "none" when it has no memory.
+                    if let Some(Errno::ENOMEM) = entries {
+                        return Ok(0);
+                    }
+                    let before = state.given.insert(frame, MemType::Ram);
+                    assert_eq!(before, None, "what is at {frame:#x} is lost");
+                    hidden.contents.insert(frame, Page::new());
+                } else if state.given.remove(&frame).is_some() {
+                    hidden.contents.remove(&frame);
+                } else {
+                    return Ok(0);
+                }
+                return Ok(1);
+            }
             memory::MAXIMUM_GPFN => {
                 let last = self.hidden.borrow().ram.last().copied();
                 return Ok(last.unwrap_or(0) as usize);
@@ -683,10 +829,17 @@ impl Machine {
                 for n in 0..usize::from(arg.size) {
                     let theirs = Pointer(arg.idxs as usize).add::<u64>(n).get::<u64>();
                     let ours = Pointer(arg.gpfns as usize).add::<u64>(n).get::<u64>();
+                    let is_given = state.given.contains_key(&theirs);
                     let error = match entries {
                         Some(error) => -error.0,
-                        None if !self.hidden.borrow().ram.contains(&theirs) => -Errno::EINVAL.0,
+                        None if !is_given && !self.hidden.borrow().ram.contains(&theirs) => {
+                            -Errno::EINVAL.0
+                        }
                         None => {
+                            let mut hidden = self.hidden.borrow_mut();
+                            if let Some(page) = hidden.contents.get(&theirs).map(Arc::clone) {
+                                hidden.mapped.insert(ours, page);
+                            }
                             // A foreign page that was there is taken out first.
                             let before = state.physmap.insert(ours, Mapped::Foreign(theirs));
                             let is_foreign = matches!(before, None | Some(Mapped::Foreign(_)));
@@ -700,6 +853,7 @@ impl Machine {
             memory::REMOVE_FROM_PHYSMAP => {
                 let arg = at.get::<memory::RemoveFromPhysmap>();
                 state.physmap.remove(&arg.gpfn).ok_or(Errno::ENOENT)?;
+                self.hidden.borrow_mut().mapped.remove(&arg.gpfn);
             }
             _ => panic!("memory_op {op}"),
         }

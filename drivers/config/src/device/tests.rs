@@ -266,7 +266,7 @@ fn posted_writes_go_with_edges_and_have_a_window_of_their_own() {
     let slot = SlotIndex::new(2).unwrap();
     let (_, device) = parse("type=blk,backend=module,doorbell=posted").unwrap();
     assert_eq!(device.interrupt(TargetType::Hvm), Interrupt::Edge);
-    assert_eq!(device.window(slot), 0xA_2000);
+    assert_eq!(device.window(slot), 0xA_4FA0);
     assert_eq!(device.check_guest(TargetType::Hvm), Ok(()));
     assert!(device.check_guest(TargetType::Pvh).is_err());
     let (_, level) = parse("type=blk,backend=module,doorbell=posted,interrupt=intx").unwrap();
@@ -276,6 +276,27 @@ fn posted_writes_go_with_edges_and_have_a_window_of_their_own() {
     );
     let (_, other) = parse("type=blk,backend=module").unwrap();
     assert_eq!(other.window(slot), slot.base());
+}
+
+#[test]
+fn registers_are_in_memory_only_where_writes_are_posted() {
+    let (_, device) = parse("type=blk,backend=module,doorbell=posted,registers=memory").unwrap();
+    assert_eq!(device.reads(), Reads::Memory);
+    assert_eq!(device.check_guest(TargetType::Hvm), Ok(()));
+    let (_, open) = parse("type=blk,backend=module,registers=memory").unwrap();
+    assert_eq!(open.doorbell(), Doorbell::Posted);
+    assert_eq!(open.check_guest(TargetType::Hvm), Ok(()));
+    assert!(open.check_guest(TargetType::Pvh).is_err());
+    let (_, mmio) = parse("type=blk,backend=module,doorbell=mmio,registers=memory").unwrap();
+    for guest in TargetType::ALL {
+        let refused = Err(ConfigError::MemoryNeedsPosted);
+        assert_eq!(mmio.check_guest(guest), refused);
+    }
+    let (_, plain) = parse("type=blk,backend=module,registers=trapped").unwrap();
+    assert_eq!(plain.reads(), Reads::default());
+    assert!(!plain.to_string().contains("registers"), "{plain}");
+    let error = refusal("type=blk,backend=module,registers=mmio").to_string();
+    assert!(error.contains("registers \"mmio\""), "{error}");
 }
 
 #[test]
@@ -423,7 +444,7 @@ fn hostile_store_values_are_refused() {
     ] {
         let all = good.into_iter().chain([(name, value)]);
         let error = DeviceDescription::from_pairs(all).unwrap_err();
-        assert!(error.to_string().len() < 200, "{error}");
+        assert!(error.to_string().len() < 240, "{error}");
     }
     assert!(DeviceDescription::from_pairs([]).is_err());
 }
@@ -441,7 +462,10 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
         (1..=MAX_QUEUES, 1..=15_u32),
         proptest::option::of(proptest::sample::select(&Interrupt::ALL[..])),
         proptest::option::of(proptest::sample::select(&Doorbell::ALL[..])),
-        proptest::sample::select(&Memory::ALL[..]),
+        (
+            proptest::sample::select(&Memory::ALL[..]),
+            proptest::sample::select(&Reads::ALL[..]),
+        ),
         proptest::option::of((any::<[u8; 6]>(), 1280..=9216_u16)),
     )
         .prop_map(
@@ -454,9 +478,11 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
                 (queues, shift),
                 interrupt,
                 doorbell,
-                memory,
+                (memory, reads),
                 net,
             )| {
+                let posted = (reads == Reads::Memory).then_some(Doorbell::Posted);
+                let doorbell = doorbell.or(posted);
                 let queues = Queues::new(queues).unwrap();
                 let queue_size = QueueSize::new(1 << shift).unwrap();
                 if let Some(([_, rest @ ..], mtu)) = net {
@@ -477,6 +503,7 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
                         ports: PortNames::default(),
                         interrupt,
                         doorbell,
+                        reads,
                         memory: Memory::default(),
                     };
                 }
@@ -498,6 +525,7 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
                     ports: PortNames::default(),
                     interrupt,
                     doorbell,
+                    reads,
                     memory,
                 }
             },
@@ -549,7 +577,7 @@ proptest! {
     /// Strings that are nearly right reach deeper than random bytes do.
     #[test]
     fn nearly_right_strings_give_a_device_or_an_error_with_a_remedy(
-        text in "((slot|type|backend|serial|readonly|block-size|packed|queues|queue-size|mac|mtu|offloads|rate|ports|interrupt|doorbell|memory)=(blk|net|rng|console|switch|cpu|module|vif:[0-9]{0,5}|00:16:3e:00:00:01|msi|polled|grants|ram:[0-9]{0,22}[KMG]?|vbd:(xvd[a-z]{0,2}[0-9]{0,3}|[0-9]{0,10})|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
+        text in "((slot|type|backend|serial|readonly|block-size|packed|queues|queue-size|mac|mtu|offloads|rate|ports|interrupt|doorbell|registers|memory)=(blk|net|rng|console|switch|cpu|module|vif:[0-9]{0,5}|00:16:3e:00:00:01|msi|polled|grants|memory|ram:[0-9]{0,22}[KMG]?|vbd:(xvd[a-z]{0,2}[0-9]{0,3}|[0-9]{0,10})|[0-9]{0,5}|[a-z,]{0,25}),?){0,6}"
     ) {
         match DeviceDescription::parse(text.as_bytes()) {
             Ok((_, device)) => {

@@ -14,6 +14,7 @@ mod run;
 mod setup;
 mod state;
 mod status;
+pub mod still;
 
 pub use placeholder::Placeholder;
 pub use regs::{CONFIG, MAGIC, QUEUE_NOTIFY, Register, VENDOR, VERSION};

@@ -45,6 +45,9 @@ pub const VERSION: u32 = 2;
 pub const VENDOR: u32 = 0x4d4f_4456;
 
 impl Register {
+    /// Where the register Status is.
+    pub const STATUS: u64 = 0x70;
+
     /// The register at an offset.
     pub fn at(offset: u64) -> Option<Self> {
         Some(match offset {
@@ -63,7 +66,7 @@ impl Register {
             QUEUE_NOTIFY => Self::QueueNotify,
             0x060 => Self::InterruptStatus,
             0x064 => Self::InterruptAck,
-            0x070 => Self::Status,
+            Self::STATUS => Self::Status,
             0x080 => Self::QueueDescLow,
             0x084 => Self::QueueDescHigh,
             0x090 => Self::QueueDriverLow,

@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering;
 use vd_config::slot::{
     DOORBELL_PORT_BASE, DOORBELL_PORT_LAST, POSTED_BASE, POSTED_LAST, RANGE_BASE, RANGE_LAST,
 };
-use vd_config::{Doorbell as Kind, SlotIndex as DeviceSlot};
+use vd_config::{Doorbell as Kind, Reads, SlotIndex as DeviceSlot};
 use vd_ioreq::doorbell::{Doorbell, DoorbellError, DoorbellWidth, Match, Recipient};
 use vd_ioreq::page::SlotPage;
 use vd_ioreq::{SlotIndex, Space, Width};
@@ -49,6 +49,8 @@ pub struct Registers {
     pub queues: u16,
     /// How they are kicked.
     pub doorbell: Kind,
+    /// What reads of them cost.
+    pub reads: Reads,
 }
 
 /// A range of addresses that the server takes over.
@@ -237,6 +239,9 @@ impl<P: Platform> Server<P> {
 
     fn try_attach(&self, plan: &Plan) -> Result<(), String> {
         let guest = plan.guest;
+        self.remember_windows(plan);
+        let cleared = self.clear_windows(guest);
+        cleared.map_err(|error| step(guest, "clearing the registers' windows", error))?;
         let server = self.create(plan)?;
         self.bind_vcpus(plan)?;
         self.platform.engine().with(|engine| plan.assign(engine))?;
@@ -388,9 +393,11 @@ impl<P: Platform> Server<P> {
     /// The requests are answered first, as vCPUs wait for them; `unmap` comes next, and has to unmap the guest's memory,
     /// as a dead guest stays a zombie that long.
     pub fn release(&self, unmap: impl FnOnce()) -> Released {
+        // While there is a server: what is written there is for it.
+        let hidden = self.hide_all();
         let mut released = self.platform.alone(|| self.emergency());
         unmap();
-        let mut left = Ok(());
+        let mut left = hidden.and(self.unmap_all_shown());
         for entry in self.ports.iter().chain([&self.ring_port]) {
             let port = entry.swap(0, Ordering::AcqRel);
             if port != 0 {
@@ -431,6 +438,11 @@ impl<P: Platform> Server<P> {
     /// Forgets what the handler has left for the main loop: it is of a guest that is gone.
     fn forget(&self) {
         self.platform.writes().with(heapless::Deque::clear);
+        if self.held().is_none() {
+            // What Xen has not taken back is read-only memory, until another domain serves the guest.
+            self.exposed.store(0, Ordering::Release);
+            self.windows.store(0, Ordering::Release);
+        }
         self.ring_masked.store(0, Ordering::Release);
         self.postponed.store(false, Ordering::Release);
         self.answered.store(0, Ordering::Release);

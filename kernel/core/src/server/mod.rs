@@ -3,7 +3,7 @@
 //! Three parts of the image share a [`Server`]: the interrupt handler answers doorbells ([`slots`], [`posted`]), the main
 //! loop takes what is left and makes and undoes everything ([`attach`]; [`late`] for devices that come and go), and the
 //! panic path lets the guest go in an emergency ([`release`]); [`succession`] makes room for another domain's server.
-//! [`signal`] is how a device interrupts the guest. What needs a pointer, the interrupt flag or the
+//! [`signal`] is how a device interrupts the guest, [`shown`] has it read registers in its own memory. What needs a pointer, the interrupt flag or the
 //! runtime's tables is behind [`Platform`]; the hypercalls, and what is done when one fails, are here, where a test can fail
 //! each of them.
 //!
@@ -30,6 +30,7 @@ pub mod attach;
 pub mod late;
 pub mod posted;
 pub mod release;
+pub mod shown;
 pub mod signal;
 pub mod slots;
 pub mod succession;
@@ -100,6 +101,10 @@ pub enum Count {
     MessagesSent,
     /// An interrupt that was sent as an event.
     EventsSent,
+    /// Registers of a device became memory.
+    RegistersShown,
+    /// They are no memory any more.
+    RegistersHidden,
     /// An event, or leave for events to come, that Xen refused: it is tried again.
     EventsRefused,
 }
@@ -112,6 +117,8 @@ pub trait Platform {
     type Page: SlotPage;
     /// The ring of posted writes.
     type Ring: BufferedPage;
+    /// A page of the guest's that shows registers.
+    type Shown: shown::ShownPage;
     /// The engine, which the handler uses too.
     type Engine: Lock<SlotEngine>;
     /// Posted writes for the main loop, which the handler takes from the ring.
@@ -143,6 +150,27 @@ pub trait Platform {
 
     /// Access to a ring, which is mapped.
     fn ring(&self, frame: Frame) -> Self::Ring;
+
+    /// Gives the guest RAM at a frame number of its own where it has none.
+    ///
+    /// # Errors
+    /// What Xen says; `ENOMEM` if it has none.
+    fn give(&self, guest: DomId, frame: u64) -> Result<(), Errno>;
+
+    /// Takes RAM away from the guest, if there is some.
+    ///
+    /// # Errors
+    /// What Xen says.
+    fn take(&self, guest: DomId, frame: u64) -> Result<(), Errno>;
+
+    /// Maps a frame of the guest's; [`Self::unmap`] unmaps it.
+    ///
+    /// # Errors
+    /// [`MapError`]; nothing is mapped then.
+    fn map_frame(&self, guest: DomId, frame: u64) -> Result<Frame, MapError>;
+
+    /// Access to such a frame, which is mapped.
+    fn shown(&self, frame: Frame) -> Self::Shown;
 
     /// Says what a port stands for, and lets its events through.
     ///
@@ -181,6 +209,14 @@ pub struct Server<P: Platform> {
     vcpus: AtomicUsize,
     /// The same of the ring of posted writes.
     ring: AtomicU64,
+    /// Where pages are mapped that show devices' registers, by device; 0 = none.
+    shown: [AtomicU64; DEVICES],
+    /// A bit for each device whose registers become memory while it is used.
+    windows: AtomicU32,
+    /// A bit for each device whose registers may be memory of the guest's.
+    exposed: AtomicU32,
+    /// The server has the type of such memory.
+    claimed: AtomicBool,
     /// Local port that says that something was posted; 0 = not bound.
     ring_port: AtomicU32,
     /// That port, while it is masked: more came than the main loop has had its turn for.
@@ -211,6 +247,10 @@ impl<P: Platform> Server<P> {
             page: AtomicU64::new(0),
             vcpus: AtomicUsize::new(0),
             ring: AtomicU64::new(0),
+            shown: [const { AtomicU64::new(0) }; DEVICES],
+            windows: AtomicU32::new(0),
+            exposed: AtomicU32::new(0),
+            claimed: AtomicBool::new(false),
             ring_port: AtomicU32::new(0),
             ring_masked: AtomicU32::new(0),
             postponed: AtomicBool::new(false),

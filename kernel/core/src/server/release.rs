@@ -119,6 +119,7 @@ impl<P: Platform> Server<P> {
         };
         let xen = self.platform.xen();
         let lowered = self.lower_lines(guest);
+        self.freeze_shown(guest);
         // A guest that is being destroyed refuses this, and needs no answer.
         let _ = insist(|| dm::set_ioreq_server_state(xen, guest, server, false));
         answered = answered.saturating_add(self.answer());
@@ -126,6 +127,7 @@ impl<P: Platform> Server<P> {
         // Only now: whoever interrupts this and has to release the guest as well must still find the server. What Xen has
         // not destroyed stays recorded.
         if matches!(destroyed, Ok(()) | Err(Errno::ESRCH | Errno::ENOENT)) {
+            self.claimed.store(false, Ordering::Release);
             self.held.store(0, Ordering::Release);
         }
         Released {

@@ -16,16 +16,22 @@ impl<P: Platform> Server<P> {
     /// From now on the guest's accesses are for others.
     ///
     /// # Errors
-    /// What Xen says, when it was asked often enough; the server gets them as before.
+    /// What Xen says, when it was asked often enough; the server gets them as before. `EBUSY` while registers are in
+    /// memory: whoever comes next could not have them there, and would not be asked.
     pub fn step_aside(&self) -> Result<(), Errno> {
+        if self.is_showing() {
+            return Err(Errno::EBUSY);
+        }
         self.enable(false)
     }
 
-    /// The guest's accesses are for this server again.
+    /// The guest's accesses are for this server again. What the other domain has left in windows is taken away first.
     ///
     /// # Errors
     /// What Xen says, when it was asked often enough; it gets none.
     pub fn come_back(&self) -> Result<(), Errno> {
+        let (guest, _) = self.held().ok_or(Errno::ENOENT)?;
+        self.clear_windows(guest)?;
         self.enable(true)
     }
 

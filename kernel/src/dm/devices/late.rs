@@ -13,6 +13,7 @@ use vd_virtio::mmio::Status;
 
 use super::{Device, DeviceTable, Network, Sources, does_not_fit, make};
 use crate::dm::disk::Storage;
+use crate::dm::slots::SERVER;
 use crate::vbd::Vbds;
 use crate::vif;
 
@@ -127,6 +128,12 @@ impl DeviceTable {
         let mut device = self.slots.get_mut(slot.index())?.take()?;
         self.ports &= !(1 << slot.index());
         self.look_at_all();
+        // Its driver has let it go, so that it shows nothing; of what was refused, nothing else is tried again.
+        if let Some(face) = &mut device.face
+            && let Err((what, error)) = face.hide(&SERVER, slot)
+        {
+            log::error!("device {slot}: {what}: {error}");
+        }
         // Nobody else lowers a line that is still up.
         if let Err((what, error)) = device.signal.end(self.guest, slot) {
             log::error!("device {slot}: {what}: {error}");

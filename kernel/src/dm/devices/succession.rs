@@ -10,6 +10,7 @@ use vd_virtio::state::Writer;
 
 use super::{Device, DeviceTable, slots};
 use crate::dm::model::Model;
+use crate::dm::slots::SERVER;
 use crate::mem::guest::Memory;
 use crate::pv::signals;
 
@@ -78,12 +79,19 @@ impl DeviceTable {
         })
     }
 
-    /// Lowers every interrupt line that is up: whoever comes next raises its own. The next settling raises them again.
+    /// Lowers every interrupt line that is up, and takes registers out of memory: whoever comes next raises its own, and has
+    /// its own there. The next settling raises them again.
     pub fn withdraw(&mut self) -> Result<(), String> {
         for device in self.slots.iter_mut().flatten() {
             let slot = device.slot;
             let lowered = device.signal.withdraw(self.guest, slot);
-            lowered.map_err(|(what, error)| format!("device {slot}: {what}: {error}"))?;
+            let hidden = device
+                .face
+                .as_mut()
+                .map_or(Ok(()), |face| face.hide(&SERVER, slot));
+            lowered
+                .and(hidden)
+                .map_err(|(what, error)| format!("device {slot}: {what}: {error}"))?;
         }
         Ok(())
     }

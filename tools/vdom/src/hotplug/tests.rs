@@ -228,7 +228,7 @@ fn what_has_gone_by_itself_is_tidied_up_or_replaced() {
 fn a_device_is_described_as_its_slot_is_declared() {
     let bench = Bench::new();
     assert_eq!(bench.of_driver(keys::TABLE).unwrap(), "l".repeat(16));
-    bench.set_table("llpellllllllllll");
+    bench.set_table("llsellllllllllll");
     bench.attach("slot=2,type=rng,backend=cpu").unwrap();
     assert_eq!(
         bench

@@ -108,7 +108,7 @@ fn posted_registers_are_where_writes_are_posted() {
         return;
     };
     let second = text.find("VD01").unwrap()..text.find("VD02").unwrap();
-    assert!(text[second.clone()].contains("0x000A1000"), "{text}");
+    assert!(text[second.clone()].contains("0x000A2FA0"), "{text}");
     assert!(text[second].contains("Edge, ActiveHigh"));
     assert_eq!(text.matches("0x000A").count(), 1);
 }

@@ -165,8 +165,11 @@ fn row34_without_power_over_the_guest_all_of_ones_own_is_given_back() {
                 ports,
                 physmap,
                 lines,
+                given,
+                claim,
             } = server.xen().state();
             assert!(ports.is_empty() && physmap.is_empty() && lines.is_empty());
+            assert!(given.is_empty() && claim.is_none());
             // What Xen does not take back is remembered, and given back when it does.
             assert_eq!(server.held().is_some(), !servers.is_empty());
             server.xen().mend();

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::vec;
 
-use vd_config::{Doorbell as Kind, Interrupt, SlotIndex as DeviceSlot};
+use vd_config::{Doorbell as Kind, Interrupt, Reads, SlotIndex as DeviceSlot};
 use vd_ioreq::buffered::BufferedPage;
 use vd_ioreq::page::SlotPage;
 use vd_ioreq::slot::Control;
@@ -23,6 +23,7 @@ use crate::bus::{Answer, Target};
 mod attach_and_release;
 mod late;
 mod run;
+mod shown;
 mod succession;
 
 const GUEST: DomId = DomId(7);
@@ -37,7 +38,7 @@ const ERRORS: [Errno; 6] = [
     Errno::EINVAL,
 ];
 /// Where the platform's frames begin, and how many there are.
-const FRAMES: core::ops::Range<u64> = 0x10_0000..0x10_0004;
+const FRAMES: core::ops::Range<u64> = 0x10_0000..0x10_0006;
 
 struct Fake {
     /// Other domains may have servers there too.
@@ -115,8 +116,30 @@ impl BufferedPage for Mapped {
     }
 }
 
+impl super::shown::ShownPage for Mapped {
+    fn load(&self, word: usize) -> u32 {
+        (self.0.word(word / 2).load(Ordering::Acquire) >> (word % 2 * 32)) as u32
+    }
+
+    fn store(&self, word: usize, value: u32) {
+        let (place, shift) = (self.0.word(word / 2), word % 2 * 32);
+        let kept = place.load(Ordering::Acquire) & !(0xffff_ffff << shift);
+        place.store(kept | u64::from(value) << shift, Ordering::Release);
+    }
+}
+
+impl Fake {
+    fn free_frame(&self) -> Result<u64, MapError> {
+        let frames = self.frames.borrow();
+        let taken = self.xen.state().physmap;
+        let is_free = |frame: &u64| !frames.contains(frame) && !taken.contains_key(frame);
+        FRAMES.into_iter().find(is_free).ok_or(MapError::NoFrame)
+    }
+}
+
 impl Platform for Fake {
     type Xen = Machine;
+    type Shown = Mapped;
     type Page = Mapped;
     type Ring = Mapped;
     type Engine = Value<SlotEngine>;
@@ -136,15 +159,41 @@ impl Platform for Fake {
 
     fn map(&self, guest: DomId, server: ServerId, page: ServerPage) -> Result<Frame, MapError> {
         assert_eq!(guest, GUEST);
-        let mut frames = self.frames.borrow_mut();
-        let taken = self.xen.state().physmap;
-        let is_free = |frame: &u64| !frames.contains(frame) && !taken.contains_key(frame);
-        let free = FRAMES.into_iter().find(is_free);
-        let frame = free.ok_or(MapError::NoFrame)?;
+        let frame = self.free_frame()?;
         let mapped = self.xen.map(server, page as u64, frame);
         mapped.map_err(MapError::Xen)?;
-        frames.insert(frame);
+        self.frames.borrow_mut().insert(frame);
         Ok(Frame(frame))
+    }
+
+    fn give(&self, guest: DomId, frame: u64) -> Result<(), Errno> {
+        assert_eq!(guest, GUEST);
+        match self.xen.supply(frame, true)? {
+            0 => Err(Errno::ENOMEM),
+            _ => Ok(()),
+        }
+    }
+
+    fn take(&self, guest: DomId, frame: u64) -> Result<(), Errno> {
+        assert_eq!(guest, GUEST);
+        self.xen.supply(frame, false).map(drop)
+    }
+
+    fn map_frame(&self, guest: DomId, theirs: u64) -> Result<Frame, MapError> {
+        assert_eq!(guest, GUEST);
+        let frame = self.free_frame()?;
+        let mut errors = [0];
+        let mapped = self.xen.map_foreign(&[theirs], &[frame], &mut errors);
+        mapped.map_err(MapError::Xen)?;
+        if errors != [0] {
+            return Err(MapError::Xen(Errno(-errors[0])));
+        }
+        self.frames.borrow_mut().insert(frame);
+        Ok(Frame(frame))
+    }
+
+    fn shown(&self, Frame(frame): Frame) -> Mapped {
+        Mapped(self.xen.page_at(frame), 0)
     }
 
     fn unmap(&self, Frame(frame): Frame) -> Result<(), Errno> {
@@ -233,6 +282,8 @@ fn held(server: &Tested) -> Held {
         &server.ring_port,
         &server.ring_masked,
         &server.answered,
+        &server.exposed,
+        &server.windows,
     ]);
     let long = server
         .owed
@@ -240,6 +291,7 @@ fn held(server: &Tested) -> Held {
         .chain(&server.masked)
         .chain(&server.payloads);
     let long = long.chain([&server.page, &server.ring]);
+    let long = long.chain(&server.shown);
     let words = words.map(|word| u64::from(word.load(Ordering::Relaxed)));
     let words = words.chain(long.map(|word| word.load(Ordering::Relaxed)));
     let (doorbells, ranges, waiting) = server.platform.engine.with(|engine| {
@@ -277,6 +329,7 @@ fn plan(kinds: &[Kind]) -> Plan {
         },
         queues: 2,
         doorbell,
+        reads: Reads::default(),
     };
     Plan {
         guest: GUEST,
@@ -346,13 +399,28 @@ impl Tested {
 struct Way {
     doorbell: Kind,
     interrupt: Interrupt,
+    reads: Reads,
 }
 
 const fn way(doorbell: Kind, interrupt: Interrupt) -> Way {
     Way {
         doorbell,
         interrupt,
+        reads: Reads::Trapped,
     }
+}
+
+/// With registers in memory.
+const IN_MEMORY: Way = Way {
+    reads: Reads::Memory,
+    ..way(Kind::Posted, Interrupt::Edge)
+};
+
+/// One device, of that way.
+fn plan_of(way: Way) -> Plan {
+    let mut plan = plan(&[way.doorbell]);
+    plan.devices[0].reads = way.reads;
+    plan
 }
 
 /// What a PVH guest's driver makes: two doorbells, and where its interrupts go.

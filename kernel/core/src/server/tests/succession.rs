@@ -8,7 +8,7 @@ use std::prelude::v1::*;
 use std::rc::Rc;
 use std::vec;
 
-use vd_config::{Doorbell as Kind, Interrupt};
+use vd_config::{Doorbell as Kind, Interrupt, Reads};
 use vd_ioreq::Access;
 use vd_virtio::fault::FaultKind;
 use vd_virtio::mmio::{INTERRUPT_VRING, QUEUE_NOTIFY};
@@ -18,8 +18,9 @@ use vd_virtio::{Chain, Device, DeviceId, Features, GuestMemory, MmioTransport, P
 use xen_hypercall::fake::machine::{Fault, Machine};
 use xen_hypercall::{Errno, EvtchnPort};
 
+use super::super::shown::Face;
 use super::super::signal::{Signal, Wanted};
-use super::{GUEST, Tested, VCPUS_THERE, Way, attach, plan, server_at, slot, way};
+use super::{GUEST, IN_MEMORY, Tested, VCPUS_THERE, Way, attach, plan_of, server_at, slot, way};
 
 /// Entries of the ring: few, so that the driver goes round.
 const SIZE: u16 = 4;
@@ -71,6 +72,8 @@ struct Side {
     server: Tested,
     device: MmioTransport<Echo, 1>,
     signal: Signal,
+    face: Face,
+    reads: Reads,
     window: u64,
     chain: Chain,
 }
@@ -85,12 +88,21 @@ impl Side {
                 _ => device,
             },
             signal: Signal::new(way.interrupt),
-            window: plan(&[way.doorbell]).devices[0].window,
+            face: Face::default(),
+            reads: way.reads,
+            window: plan_of(way).devices[0].window,
             chain: Chain::new(),
         }
     }
 
     fn settle(&mut self, then: Option<EvtchnPort>) {
+        if self.reads == Reads::Memory {
+            let mem = FakeMemory::new(0);
+            let device = &mut self.device;
+            self.face
+                .settle(&self.server, slot(0), device, &mem)
+                .unwrap();
+        }
         let wanted = Wanted::new(self.device.interrupt(), &self.device.counters());
         let told = self
             .signal
@@ -140,6 +152,10 @@ impl Side {
         assert_eq!(self.device.drain(mem, &mut self.chain), 0);
         self.settle(None);
         self.signal.withdraw(&self.server, GUEST, slot(0)).unwrap();
+        if self.face.is_showing() && aside {
+            assert_eq!(self.server.step_aside(), Err(Errno::EBUSY));
+        }
+        self.face.hide(&self.server, slot(0)).unwrap();
         let mut state = vec![0; 1000];
         let mut writer = Writer::new(&mut state);
         self.device.export(&mut writer);
@@ -177,6 +193,9 @@ struct Guest {
     back: u32,
     /// Interrupts that it has taken.
     taken: Cell<u64>,
+    /// InterruptStatus, if it was in memory; and how often it was.
+    read: Option<u32>,
+    free_reads: u32,
 }
 
 impl Guest {
@@ -186,12 +205,14 @@ impl Guest {
             mem: FakeMemory::new(0x4000),
             ring: DriverPacked::at(0x1000, SIZE),
             way,
-            window: plan(&[way.doorbell]).devices[0].window,
+            window: plan_of(way).devices[0].window,
             next: Next::Task,
             free: (0..SIZE).collect(),
             offered: 0,
             back: 0,
             taken: Cell::new(0),
+            read: None,
+            free_reads: 0,
         }
     }
 
@@ -272,7 +293,10 @@ impl Guest {
         self.next = match self.next {
             Next::Task if self.is_interrupted() => {
                 let at = self.window + INTERRUPT_STATUS;
-                self.xen.request(0, [at, 0, 4 << 32 | 1], 0x20, 1);
+                self.read = self.xen.read_memory(at);
+                if self.read.is_none() {
+                    self.xen.request(0, [at, 0, 4 << 32 | 1], 0x20, 1);
+                }
                 Next::Status
             }
             Next::Task if self.offered < REQUESTS && self.offered - self.back < DEPTH => {
@@ -289,7 +313,13 @@ impl Guest {
                 Next::Task
             }
             Next::Status => {
-                let status = self.xen.answer(0);
+                let status = match self.read.take() {
+                    Some(status) => {
+                        self.free_reads += 1;
+                        status.into()
+                    }
+                    None => self.xen.answer(0),
+                };
                 if status & u64::from(INTERRUPT_VRING) == 0 {
                     // Not this device's.
                     Next::Task
@@ -336,13 +366,13 @@ struct Schedule {
     aside: bool,
 }
 
-/// Returns how many requests came back, and the servers' numbers.
-fn run(way: Way, schedule: Schedule) -> (u32, Vec<u16>) {
+/// Returns how many requests came back, how often InterruptStatus was read in memory, and the servers' numbers.
+fn run(way: Way, schedule: Schedule) -> (u32, u32, Vec<u16>) {
     let xen = Rc::new(Machine::new(GUEST, VCPUS_THERE, 0..1024));
     let mut guest = Guest::new(&xen, way);
     let mut serving = Side::new(&xen, way);
     guest.set_up(&mut serving);
-    attach(&serving.server, &plan(&[way.doorbell])).unwrap();
+    attach(&serving.server, &plan_of(way)).unwrap();
     let number = |side: &Side| side.server.held().unwrap().1.0;
     let mut numbers = vec![number(&serving)];
     let mut leaving: Option<(Side, usize)> = None;
@@ -359,7 +389,7 @@ fn run(way: Way, schedule: Schedule) -> (u32, Vec<u16>) {
             let state = serving.export(&guest.mem, schedule.aside);
             let mut new = Side::new(&xen, way);
             new.device.import(&guest.mem, &state, false).unwrap();
-            attach(&new.server, &plan(&[way.doorbell])).unwrap();
+            attach(&new.server, &plan_of(way)).unwrap();
             numbers.push(number(&new));
             let old = std::mem::replace(&mut serving, new);
             leaving = Some((old, step + schedule.lag));
@@ -377,10 +407,11 @@ fn run(way: Way, schedule: Schedule) -> (u32, Vec<u16>) {
         }
     }
     assert_eq!(serving.device.counters().faults, 0);
-    (guest.back, numbers)
+    (guest.back, guest.free_reads, numbers)
 }
 
-const WAYS: [Way; 3] = [
+const WAYS: [Way; 4] = [
+    IN_MEMORY,
     way(Kind::Posted, Interrupt::Edge),
     way(Kind::Mmio, Interrupt::Edge),
     way(Kind::Mmio, Interrupt::Intx),
@@ -405,9 +436,12 @@ fn schedules(changes: usize, aside: bool) -> impl Iterator<Item = Schedule> {
 #[test]
 fn row33_whenever_another_domain_takes_over_each_request_comes_back() {
     for way in WAYS {
-        assert_eq!(run(way, schedules(0, true).next().unwrap()).0, REQUESTS);
+        let (back, free, _) = run(way, schedules(0, true).next().unwrap());
+        assert_eq!(back, REQUESTS);
+        // All of them, or none.
+        assert_eq!(free > 0, way.reads == Reads::Memory, "{free}");
         for schedule in (1..4).flat_map(|changes| schedules(changes, true)) {
-            let (back, numbers) = run(way, schedule);
+            let (back, _, numbers) = run(way, schedule);
             assert_eq!(back, REQUESTS, "{way:?}, {schedule:?}: {numbers:?}");
         }
     }
@@ -419,11 +453,12 @@ fn row33_whenever_another_domain_takes_over_each_request_comes_back() {
 fn who_does_not_stand_aside_takes_from_a_lower_number_what_is_for_it() {
     for way in WAYS {
         for schedule in schedules(1, false) {
-            assert_eq!(run(way, schedule), (REQUESTS, vec![0, 1]), "{schedule:?}");
+            let (back, _, numbers) = run(way, schedule);
+            assert_eq!((back, numbers), (REQUESTS, vec![0, 1]), "{schedule:?}");
         }
         let second = schedules(2, false).map(|schedule| run(way, schedule));
-        let mut lost = second.inspect(|(_, numbers)| assert_eq!(*numbers, [0, 1, 0]));
-        assert!(lost.any(|(back, _)| back < REQUESTS), "{way:?}");
+        let mut lost = second.inspect(|(_, _, numbers)| assert_eq!(*numbers, [0, 1, 0]));
+        assert!(lost.any(|(back, ..)| back < REQUESTS), "{way:?}");
     }
 }
 
@@ -433,7 +468,7 @@ fn who_was_answered_finds_that_in_the_page_of_one_who_stands_aside() {
     let xen = Rc::new(Machine::new(GUEST, VCPUS_THERE, 0..1024));
     let mem = FakeMemory::new(0x4000);
     let mut old = Side::new(&xen, way);
-    attach(&old.server, &plan(&[way.doorbell])).unwrap();
+    attach(&old.server, &plan_of(way)).unwrap();
     old.server.interrupts();
     // Asked before the pause; its answer's event comes late.
     old.server.read(1, old.window);
@@ -443,7 +478,7 @@ fn who_was_answered_finds_that_in_the_page_of_one_who_stands_aside() {
     let port = old.server.complete(ticket, 0x7472_6976).unwrap();
     old.export(&mem, true);
     let new = Side::new(&xen, way);
-    attach(&new.server, &plan(&[way.doorbell])).unwrap();
+    attach(&new.server, &plan_of(way)).unwrap();
     assert!(!old.server.is_taken());
     old.server.wake_vcpu(port);
     assert!(old.server.is_taken());
@@ -461,7 +496,7 @@ fn row34_who_stood_aside_comes_back() {
         let mut side = Side::new(&xen, way);
         assert_eq!(side.server.step_aside(), Err(Errno::ENOENT));
         guest.set_up(&mut side);
-        attach(&side.server, &plan(&[way.doorbell])).unwrap();
+        attach(&side.server, &plan_of(way)).unwrap();
         for step in 0..ENOUGH {
             if step % 5 == 0 {
                 side.export(&guest.mem, false);
