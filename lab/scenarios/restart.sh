@@ -10,8 +10,8 @@ IMAGE=/usr/lib/virtio-domain/virtio-domain
 step "a guest with a disk of dom0's, one in memory, and two network devices"
 truncate -s 32M /root/data.img
 start_guest moved restart 'cpu_weight = 64' -vdom_ramdisk 'vdom_devices = [
-    "type=blk,backend=vbd:xvda,serial=DATA", "type=blk,backend=ram:32M,serial=MEMORY",
-    "type=net,backend=switch,mac=00:16:3e:00:00:01", "type=net,backend=switch,mac=00:16:3e:00:00:02",
+    "type=blk,backend=vbd:xvda,serial=DATA", "type=blk,backend=ram:32M,serial=MEMORY,registers=memory",
+    "type=net,backend=switch,mac=00:16:3e:00:00:01", "type=net,backend=switch,mac=00:16:3e:00:00:02,registers=memory",
     "type=rng,backend=cpu,rate=1M", "type=console,backend=console,ports=data" ]' \
     'vdom_disk = [ "format=raw,vdev=xvda,access=rw,target=/root/data.img" ]'
 follow_console moved

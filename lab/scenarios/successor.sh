@@ -9,8 +9,8 @@ step "a guest with a supervisor, a disk of dom0's, one in memory, and two networ
 truncate -s 32M /root/data.img
 rm -f /var/log/xen/vdom-heir.log
 start_guest heir restart 'cpu_weight = 64' 'on_reboot = "restart"' -vdom_ramdisk 'vdom_devices = [
-    "type=blk,backend=vbd:xvda,serial=DATA", "type=blk,backend=ram:32M,serial=MEMORY",
-    "type=net,backend=switch,mac=00:16:3e:00:00:01", "type=net,backend=switch,mac=00:16:3e:00:00:02",
+    "type=blk,backend=vbd:xvda,serial=DATA", "type=blk,backend=ram:32M,serial=MEMORY,registers=memory",
+    "type=net,backend=switch,mac=00:16:3e:00:00:01", "type=net,backend=switch,mac=00:16:3e:00:00:02,registers=memory",
     "type=rng,backend=cpu,rate=1M" ]' \
     'vdom_disk = [ "format=raw,vdev=xvda,access=rw,target=/root/data.img" ]'
 follow_console heir
