@@ -93,6 +93,10 @@ fn large_header(header: NetHeader) -> NetHeader {
 impl Model {
     fn step(&mut self, step: &Step) {
         let rig = &mut self.rig;
+        rig.back.has_lied |= matches!(
+            step,
+            Step::RawTx(..) | Step::RawRx(..) | Step::RawExtra(_) | Step::Index(..)
+        );
         match *step {
             Step::Send {
                 port,
@@ -235,6 +239,24 @@ fn run(steps: &[Step], takes: Takes, features: NetFeatures, hostile: bool) {
         model.step(step);
     }
     model.end();
+}
+
+/// What such a back end took for its buffer has gone back to its owner, and stays untouched.
+#[test]
+fn row36_a_buffer_that_was_answered_out_of_turn_is_the_back_ends_no_more() {
+    let give = |len, piece, large| Step::Give {
+        port: 0,
+        len,
+        piece,
+        large,
+    };
+    let steps = [
+        give(60, 600, false),
+        give(3640, 618, true),
+        Step::RawRx(311, 0, 0, 0),
+        give(60, 600, false),
+    ];
+    run(&steps, ALL, all(), true);
 }
 
 proptest! {
