@@ -62,6 +62,8 @@ host_tests() {
     local passed failed
     if ! run "host tests" cargo test --workspace --locked --no-fail-fast; then
         failed=$(count '^test result: .* ([0-9]+) failed;.*')
+        # Why, which is long before the end of the output.
+        sed -n '/^---- .* stdout ----$/,/^failures:$/p' "$LOG" | head -n 200
         mapfile -t -O "${#FAILURES[@]}" FAILURES < <(sed -nE 's/^test (.*) \.\.\. FAILED$/\1/p' "$LOG")
         # What does not compile has no results.
         FAILED=$((FAILED + (failed ? failed : 1)))
