@@ -19,7 +19,7 @@ Without options it runs the scenario main-job; the exit status is 0 only if ever
   --scenario NAME   run this scenario; can be given several times; "all" means all of them, "first" and "second"
                     the two halves that ./test.sh runs side by side
   --second          run beside another lab, for which there have to be two CPUs
-  --list            list the scenarios, each with its half
+  --list            list the scenarios
   --exec COMMANDS   run a shell script in dom0 and exit with its status
   --shell           a shell in dom0, on this terminal
   --rounds NUMBER   how often scenarios that repeat something do so, instead of what each has by itself
@@ -52,14 +52,6 @@ scenarios() {
     done
 }
 
-# Each with its half.
-list_scenarios() {
-    local name
-    for name in $(scenarios); do
-        printf '%-16s %s\n' "$name" "$(half "$name")"
-    done
-}
-
 # half NAME: which half of the scenarios this one is of: its file says "# half: second", or nothing.
 half() {
     local own
@@ -71,7 +63,7 @@ parse() {
     while (($#)); do
         case $1 in
             --help) usage && exit ;;
-            --list) list_scenarios && exit ;;
+            --list) scenarios && exit ;;
             --shell) MODE=shell ;;
             --build) MODE=build ;;
             --second) BESIDE=-second ;;

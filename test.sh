@@ -87,7 +87,7 @@ start_scenarios() {
 # end_scenarios: to the end of both. Each scenario counts; one without a result has failed.
 end_scenarios() {
     local all passed scenario lab
-    mapfile -t all < <(./run-qemu.sh --list | awk '{ print $1 }')
+    mapfile -t all < <(./run-qemu.sh --list)
     for lab in 1 0; do
         tail -n +1 --follow --pid="${LABS[lab]}" "${LAB_LOGS[lab]}" | show_scenarios
     done

@@ -43,7 +43,7 @@ bridge_with_files "$MIB"
 sed -e 's/"uplink"/"nets"/; s/vd.job=uplink/vd.job=nets/; s/^memory.*/memory = 512/' \
     -e '/^vdom_devices/,/\]/d' /root/examples/uplink.cfg >/root/nets.cfg
 cat >>/root/nets.cfg <<'END'
-vdom_devices = [ "type=net,backend=vif:0,mac=00:16:3e:00:00:01" ]
+vdom_devices = [ "type=net,backend=vif:0,mac=00:16:3e:00:00:01,doorbell=posted" ]
 vif = [ "type=vif,bridge=xenbr0,mac=00:16:3e:00:00:02" ]
 END
 expect_ok vdom create /root/nets.cfg

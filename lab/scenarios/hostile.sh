@@ -3,7 +3,7 @@
 # Each goes broken and heals with each reset; the guest's other disk passes all its checks meanwhile, frames get from one
 # of its other network devices to the other, and the driver domain goes on. The other disk is one whose interrupt is
 # edge-triggered and whose queue is polled, which a stock driver does not notice; the entropy device's register writes are
-# posted.
+# posted, and while a driver runs it, its registers are a page of the guest's memory.
 # timeout: 240
 
 HOSTILE="1 2 3" HONEST="0 4 5"
@@ -18,7 +18,7 @@ rm -f "$(console bad)" "$(console bad-vd)"
 truncate -s 16M /root/disk.img
 expect_ok vdom create "$(guest_config bad hostile \
     'vdom_devices = [ "slot=0,type=blk,backend=module,interrupt=edge,doorbell=polled", "slot=1,type=blk,backend=ram:8M,queues=2,doorbell=mmio",
-    "slot=2,type=net,backend=switch,mac=00:16:3e:00:00:03,doorbell=mmio", "slot=3,type=rng,backend=cpu,rate=1M,doorbell=posted",
+    "slot=2,type=net,backend=switch,mac=00:16:3e:00:00:03,doorbell=mmio", "slot=3,type=rng,backend=cpu,rate=1M,registers=memory",
     "slot=4,type=net,backend=switch,mac=00:16:3e:00:00:01", "slot=5,type=net,backend=switch,mac=00:16:3e:00:00:02" ]')"
 follow_console bad
 wait_for 180 "the guest's result" console_says bad '^guest: RESULT'

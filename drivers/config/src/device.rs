@@ -33,6 +33,12 @@ pub enum DeviceType {
 }
 
 impl DeviceType {
+    /// Whether Linux's driver reads a register between a reset and giving memory back that the device may still write to.
+    /// That read is what waits for a reset that is posted. virtio_net and virtio_console give their buffers back first.
+    pub const fn waits_for_reset(self) -> bool {
+        matches!(self, DeviceType::Blk | DeviceType::Rng)
+    }
+
     /// The text in configurations.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -112,11 +112,13 @@ impl Devices {
         SlotIndex::all().filter_map(|slot| Some((slot, self.get(slot)?)))
     }
 
-    /// Has the writes of registers posted wherever the descriptions leave that open: for an HVM guest without a VGA card.
+    /// Has the writes of registers posted wherever the descriptions leave that open and a posted reset does no harm: for an
+    /// HVM guest without a VGA card.
     pub fn prefer_posted(&mut self) {
         self.slots
             .iter_mut()
             .flatten()
+            .filter(|device| device.kind().waits_for_reset())
             .for_each(DeviceDescription::prefer_posted);
     }
 

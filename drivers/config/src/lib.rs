@@ -29,7 +29,7 @@ pub mod error;
 pub mod keys;
 mod net;
 pub mod notify;
-mod number;
+pub mod number;
 pub mod size;
 pub mod slot;
 pub mod state;

@@ -6,7 +6,8 @@ pub(crate) fn canonical(text: &[u8]) -> Option<u16> {
 }
 
 /// The same with 32 bits.
-pub(crate) fn canonical_u32(text: &[u8]) -> Option<u32> {
+#[must_use]
+pub fn canonical_u32(text: &[u8]) -> Option<u32> {
     canonical_u64(text).and_then(|number| number.try_into().ok())
 }
 

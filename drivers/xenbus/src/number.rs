@@ -6,6 +6,20 @@ pub fn parse<N: TryFrom<u64>>(text: &str) -> Option<N> {
     N::try_from(parse_u64(text)?).ok()
 }
 
+/// The number that digits are, without a sign, if it fits.
+#[must_use]
+pub fn parse_digits<N: TryFrom<u64>>(text: &[u8]) -> Option<N> {
+    N::try_from(digits_u64(text)?).ok()
+}
+
+#[inline(never)]
+fn digits_u64(text: &[u8]) -> Option<u64> {
+    if !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    parse_u64(core::str::from_utf8(text).ok()?)
+}
+
 #[inline(never)]
 fn parse_u64(text: &str) -> Option<u64> {
     text.parse().ok()
@@ -39,6 +53,9 @@ mod tests {
             "1x",
             "0x1",
         ] {
+            let signed = text.starts_with('+');
+            let unsigned = text.parse::<u16>().ok().filter(|_| !signed);
+            assert_eq!(parse_digits(text.as_bytes()), unsigned, "{text:?}");
             assert_eq!(parse::<u8>(text), text.parse().ok(), "{text:?}");
             assert_eq!(parse::<u16>(text), text.parse().ok(), "{text:?}");
             assert_eq!(parse::<u32>(text), text.parse().ok(), "{text:?}");

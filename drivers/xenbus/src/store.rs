@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use crate::client::{Client, ClientCounters, MAX_OUTSTANDING, ReplyError, ReqId, RequestError};
 use crate::error::{Error, Failure, Violation, XsError};
+use crate::number;
 use crate::transport::Transport;
 use crate::watch::WatchEvent;
 use crate::wire::{self, Op, TxId};
@@ -544,14 +545,5 @@ fn bad_reply() -> Error {
 
 /// A decimal number: digits and at most one NUL behind them. `FromStr` alone would take a sign as well.
 fn parse_number<N: TryFrom<u64>>(value: &[u8]) -> Option<N> {
-    N::try_from(parse_digits(value)?).ok()
-}
-
-#[inline(never)]
-fn parse_digits(value: &[u8]) -> Option<u64> {
-    let digits = value.strip_suffix(&[0]).unwrap_or(value);
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    core::str::from_utf8(digits).ok()?.parse().ok()
+    number::parse_digits(value.strip_suffix(&[0]).unwrap_or(value))
 }

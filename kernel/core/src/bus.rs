@@ -295,12 +295,9 @@ impl Link {
 
     fn number<T: Transport>(&self, store: &mut Xenstore<T>, key: &str) -> Result<u64, Trouble> {
         let text = store.read(&self.theirs(key))?;
-        let digits =
-            !text.is_empty() && text.len() <= NUMBER && text.iter().all(u8::is_ascii_digit);
-        core::str::from_utf8(&text)
-            .ok()
-            .filter(|_| digits)
-            .and_then(number::parse)
+        Some(&text)
+            .filter(|text| text.len() <= NUMBER)
+            .and_then(|text| number::parse_digits(text))
             .ok_or_else(|| Trouble::Guest(format!("front end: {key} is no number")))
     }
 

@@ -59,8 +59,7 @@ impl Default for Options {
 
 /// A decimal number of seconds, without a sign.
 fn seconds(word: &str) -> Option<u32> {
-    let digits = word.bytes().all(|byte| byte.is_ascii_digit());
-    number::parse(word).filter(|_| digits)
+    number::parse_digits(word.as_bytes())
 }
 
 /// Parses `line`, calling `complain` with every word that is not understood.

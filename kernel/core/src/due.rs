@@ -5,8 +5,8 @@
 
 use vd_config::SLOTS;
 
-/// All slots.
-const ALL: u32 = {
+/// A bit for each slot.
+pub const ALL: u32 = {
     assert!(SLOTS < 32);
     (1 << SLOTS) - 1
 };

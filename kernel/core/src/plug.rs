@@ -12,9 +12,8 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use vd_config::SlotIndex;
 use vd_config::xenbus::{self, BusState, CLASS};
-use vd_xenbus::number;
+use vd_config::{SlotIndex, number};
 use vd_xenbus::store::Xenstore;
 use vd_xenbus::transport::Transport;
 use vd_xenbus::{Error, XsError};
@@ -481,10 +480,7 @@ fn is_there<T: Transport>(store: &mut Xenstore<T>, path: &str) -> Result<bool, E
 
 /// A number as the toolstack writes it.
 fn parse(text: Option<&str>) -> Option<u32> {
-    let text = text?;
-    let canonical = text.bytes().all(|byte| byte.is_ascii_digit())
-        && (text.len() == 1 || !text.starts_with('0'));
-    number::parse(text).filter(|_| canonical)
+    number::canonical_u32(text?.as_bytes())
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use vd_ioreq::buffered::PostedWrite;
 use vd_ioreq::rep::RegisterBus;
 use vd_ioreq::{Access, Space, Width};
 use vd_kernel_core::description::Description;
-use vd_kernel_core::due::{Due, Turns};
+use vd_kernel_core::due::{self, Due, Turns};
 use vd_kernel_core::granted::Rings;
 use vd_kernel_core::poll::{Next, Poller};
 use vd_kernel_core::server::attach::Bound;
@@ -57,8 +57,6 @@ use crate::xen::{XEN, events, time};
 const QUEUES: usize = vd_config::MAX_VIRTQUEUES as usize;
 /// Words for the heads of all queues of a device: enough for a disk with queues of any size.
 const WORDS: usize = MAX_QUEUES as usize * MAX_WORDS;
-/// A bit for each slot.
-const SLOT_BITS: u32 = (1 << SLOTS) - 1;
 /// Below it are the registers that say who a device is, which a driver reads first.
 const IDENTITY_END: u64 = 0x10;
 /// Requests that one device may have served before it is the next one's turn.
@@ -479,7 +477,7 @@ impl DeviceTable {
         self.quiet = self.quiet.map(|_| left);
         // What one port has left for another is for the next pass.
         let mut woken = turns.slots();
-        let heard = rung & !SLOT_BITS != 0;
+        let heard = rung & !due::ALL != 0;
         if heard || self.uplinks_due || woken & self.ports != 0 {
             woken |= self.ports;
             self.uplinks_due = self.run_uplinks(memory, masked);
@@ -593,7 +591,7 @@ impl DeviceTable {
         for network in &self.networks {
             network.switch.borrow_mut().tick();
         }
-        let mut woken = self.wake(SLOT_BITS) | self.wake_uplinks();
+        let mut woken = self.wake(due::ALL) | self.wake_uplinks();
         for device in self.slots.iter_mut().flatten() {
             woken |= device.tick(nanoseconds, &mut self.limiter);
         }

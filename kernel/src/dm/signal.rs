@@ -47,10 +47,7 @@ impl Signal {
         wanted: Wanted,
         then: Option<EvtchnPort>,
     ) -> Result<(), (&'static str, Errno)> {
-        match self.0.update(&SERVER, guest, slot, wanted, then) {
-            Err((_, Errno::ESRCH)) => Ok(()),
-            told => told,
-        }
+        unless_gone(self.0.update(&SERVER, guest, slot, wanted, then))
     }
 
     /// Lowers the line, if it is up: the device goes.
@@ -58,10 +55,7 @@ impl Signal {
     /// # Errors
     /// As for [`Signal::update`].
     pub fn end(&mut self, guest: DomId, slot: SlotIndex) -> Result<(), (&'static str, Errno)> {
-        match self.0.end(&SERVER, guest, slot) {
-            Err((_, Errno::ESRCH)) => Ok(()),
-            told => told,
-        }
+        unless_gone(self.0.end(&SERVER, guest, slot))
     }
 
     /// Lowers the line, if it is up: another driver domain is to take over.
@@ -70,6 +64,15 @@ impl Signal {
     /// As for [`Signal::update`].
     pub fn withdraw(&mut self, guest: DomId, slot: SlotIndex) -> Result<(), (&'static str, Errno)> {
         self.0.withdraw(&SERVER, guest, slot)
+    }
+}
+
+/// What Xen says, but for a guest that is gone.
+#[inline]
+fn unless_gone(told: Result<(), (&'static str, Errno)>) -> Result<(), (&'static str, Errno)> {
+    match told {
+        Err((_, Errno::ESRCH)) => Ok(()),
+        told => told,
     }
 }
 

@@ -14,7 +14,8 @@ use vd_hostile::platform::Platform;
 /// This process, and since when it runs.
 pub(crate) struct Linux(pub(crate) Instant);
 
-fn map(file: Option<(&File, u64)>) -> io::Result<NonNull<u8>> {
+/// `length` bytes: of a file, or zeroes.
+fn map(length: usize, file: Option<(&File, u64)>) -> io::Result<NonNull<u8>> {
     let flags = match file {
         Some(_) => libc::MAP_SHARED,
         None => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE | libc::MAP_LOCKED,
@@ -24,7 +25,7 @@ fn map(file: Option<(&File, u64)>) -> io::Result<NonNull<u8>> {
     let address = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
-            PAGE,
+            length,
             libc::PROT_READ | libc::PROT_WRITE,
             flags,
             fd,
@@ -39,7 +40,7 @@ fn map(file: Option<(&File, u64)>) -> io::Result<NonNull<u8>> {
 
 /// A page of RAM, zeroed.
 fn ram() -> io::Result<Page> {
-    let bytes = map(None)?;
+    let bytes = map(PAGE, None)?;
     let mut entry = [0; 8];
     let index = bytes.as_ptr() as u64 / PAGE as u64;
     File::open("/proc/self/pagemap")?.read_exact_at(&mut entry, index * 8)?;
@@ -53,7 +54,7 @@ fn ram() -> io::Result<Page> {
     Ok(unsafe { Page::new(bytes, frame * PAGE as u64) })
 }
 
-/// The registers at a guest-physical address.
+/// The registers at a guest-physical address, which need not be the first of a page.
 ///
 /// # Errors
 /// The system's, as when a driver has them.
@@ -63,8 +64,11 @@ pub(crate) fn registers(gpa: u64) -> io::Result<Page> {
         .write(true)
         .custom_flags(libc::O_SYNC)
         .open("/dev/mem")?;
-    let bytes = map(Some((&memory, gpa)))?;
-    // SAFETY: as above; a device's registers.
+    let within = gpa % PAGE as u64;
+    let first = map(2 * PAGE, Some((&memory, gpa - within)))?;
+    // SAFETY: less than a page, of the two.
+    let bytes = unsafe { first.add(within as usize) };
+    // SAFETY: a page's size of bytes from there is mapped, by nobody else, and never unmapped; a device's registers.
     Ok(unsafe { Page::new(bytes, gpa) })
 }
 

@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
 
-/// A mapped page that stays mapped for ever.
+/// A page, or as many bytes elsewhere, mapped for ever.
 #[derive(Clone, Copy, Debug)]
 pub struct Page {
     bytes: NonNull<u8>,
@@ -14,10 +14,10 @@ pub struct Page {
 }
 
 impl Page {
-    /// The page at `bytes`.
+    /// The [`PAGE`] bytes at `bytes`.
     ///
     /// # Safety
-    /// It is mapped, for ever, and nothing that Rust knows of is in it.
+    /// They are mapped, for ever, and nothing that Rust knows of is in them.
     #[must_use]
     pub unsafe fn new(bytes: NonNull<u8>, gpa: u64) -> Self {
         Self { bytes, gpa }

@@ -47,7 +47,6 @@ const NAP: Duration = Duration::from_millis(200);
 /// There is no such guest, nobody is to supervise it, or somebody does.
 pub(crate) fn resume(host: &mut Host, plan: &Plan) -> Result<(Domain, Claim), Failure> {
     let name = &plan.guest.name;
-    let never = |why: &str| Trouble::new(why, "vdom destroy it, then create it again");
     let claim = Claim::take(&host.run_dir, name, &mut *host.clock).at(name, "claim name")?;
     let domains = host.domains().at(name, STEP)?;
     let guest = domains.into_iter().find(|domain| domain.name == *name);
@@ -59,7 +58,7 @@ pub(crate) fn resume(host: &mut Host, plan: &Plan) -> Result<(Domain, Claim), Fa
     }
     if !RunDir::of(&host.run_dir, name).restarts() {
         let why = "it was created without a supervisor: when it reboots, xl ends it";
-        return Err(never(why).at(name, STEP));
+        return Err(Trouble::new(why, "vdom destroy it, then create it again").at(name, STEP));
     }
     Ok((guest, claim))
 }

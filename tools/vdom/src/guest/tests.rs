@@ -62,21 +62,26 @@ fn register_writes_are_posted_where_there_is_no_vga_card_and_nothing_else_is_ask
         let text = format!(
             "name='web'\ntype='hvm'\nmemory=512\nvdom_devices=['type=blk,backend=ram:1M',\
              'type=blk,backend=ram:1M,doorbell=mmio','type=blk,backend=ram:1M,interrupt=intx',\
-             'type=blk,backend=ram:1M,interrupt=edge']\n{more}"
+             'type=blk,backend=ram:1M,interrupt=edge',\
+             'type=rng,backend=cpu','type=net,backend=switch,mac=00:16:3e:00:00:01','type=console,backend=console']\n{more}"
         );
         let devices = check(&text, &[]).unwrap().devices;
         let doorbells: Vec<_> = devices.iter().map(|(_, it)| it.doorbell()).collect();
         doorbells
     };
-    assert_eq!(doorbells(""), [Doorbell::Mmio; 4]);
-    assert_eq!(doorbells("vga='stdvga'"), [Doorbell::Mmio; 4]);
+    assert_eq!(doorbells(""), [Doorbell::Mmio; 7]);
+    assert_eq!(doorbells("vga='stdvga'"), [Doorbell::Mmio; 7]);
     assert_eq!(
         doorbells("vga='none'"),
         [
             Doorbell::Posted,
             Doorbell::Mmio,
             Doorbell::Mmio,
-            Doorbell::Posted
+            Doorbell::Posted,
+            // Their drivers wait for a reset, or not.
+            Doorbell::Posted,
+            Doorbell::Mmio,
+            Doorbell::Mmio
         ]
     );
     let small = "name='web'\ntype='pvh'\nmemory=512\nvga='none'\nvdom_devices=['type=blk,backend=ram:1M']\n";

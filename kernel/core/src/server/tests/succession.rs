@@ -290,7 +290,8 @@ impl Guest {
         if self.xen.waits(0) {
             return;
         }
-        self.next = match self.next {
+        let next = self.next;
+        self.next = match next {
             Next::Task if self.is_interrupted() => {
                 let at = self.window + INTERRUPT_STATUS;
                 self.read = self.xen.read_memory(at);
@@ -328,24 +329,13 @@ impl Guest {
                     Next::Collect
                 }
             }
-            Next::Collect => {
-                if self.take() {
-                    Next::Collect
-                } else {
-                    Next::Arm
-                }
-            }
+            Next::Collect | Next::Check if self.take() => Next::Collect,
+            Next::Collect => Next::Arm,
             Next::Arm => {
                 self.ring.set_events(&self.mem, 2, self.ring.used_word());
                 Next::Check
             }
-            Next::Check => {
-                if self.take() {
-                    Next::Collect
-                } else {
-                    Next::Task
-                }
-            }
+            Next::Check => Next::Task,
         };
     }
 }
