@@ -5,8 +5,8 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::device::{
-    AVAIL, DESC, Device, FEATURES, HEADER, INDIRECT, NEXT, NOTIFICATION_DATA, NOTIFY, SIZE, STATUS,
-    STATUS_BYTE, WRITE, describe,
+    AVAIL, DESC, Device, FEATURES, HEADER, INDIRECT, NEXT, NOTIFICATION_DATA, NOTIFY, QUEUE_READY,
+    SIZE, STATUS, STATUS_BYTE, WRITE, describe,
 };
 use crate::platform::Granted;
 
@@ -122,7 +122,7 @@ pub const ATTACKS: &[Attack] = &[
     attack(12, "kicks that lie about how far the driver is", |d| {
         d.negotiate_for(FEATURES | NOTIFICATION_DATA);
         d.set_queue();
-        d.set(0x44, 1);
+        d.set(QUEUE_READY, 1);
         d.set(STATUS, 15);
         d.describe_request();
         for round in 0..8u16 {
@@ -153,7 +153,7 @@ pub const ATTACKS: &[Attack] = &[
         for queue in [2, 31, 0xffff, 0xffff_ffff] {
             d.set(NOTIFY, queue);
             d.set(0x30, queue);
-            d.set(0x44, 1);
+            d.set(QUEUE_READY, 1);
             d.get(0x34);
         }
         Fine
@@ -171,11 +171,11 @@ pub const ATTACKS: &[Attack] = &[
         d.set(0x24, 1);
         d.set(0x20, 0xffff_ffff);
         d.set(STATUS, 11);
-        if d.get(STATUS) & 8 == 0 { Fine } else { Broken }
+        if d.status() & 8 == 0 { Fine } else { Broken }
     }),
     attack(18, "a driver for legacy devices", |d| {
         d.negotiate_for(FEATURES & !(1 << 32));
-        if d.get(STATUS) & 8 == 0 { Fine } else { Broken }
+        if d.status() & 8 == 0 { Fine } else { Broken }
     }),
     attack(19, "a hundred resets with requests under way", |d| {
         for _ in 0..100 {
@@ -188,7 +188,7 @@ pub const ATTACKS: &[Attack] = &[
     attack(20, "a kick before DRIVER_OK", |d| {
         d.negotiate();
         d.set_queue();
-        d.set(0x44, 1);
+        d.set(QUEUE_READY, 1);
         d.describe_request();
         submit(d, 0);
         d.set(STATUS, 15);
@@ -206,7 +206,7 @@ pub const ATTACKS: &[Attack] = &[
     attack(27, "interrupts that nobody acknowledges", |d| {
         d.negotiate_for(1 << 32);
         d.set_queue();
-        d.set(0x44, 1);
+        d.set(QUEUE_READY, 1);
         d.set(STATUS, 15);
         for round in 1..=50 {
             d.describe_request();
@@ -290,7 +290,7 @@ pub const GRANT_ATTACKS: &[Attack] = &[
         d.negotiate();
         d.set_queue();
         d.set_address(0xa0, granted(d).readonly);
-        d.set(0x44, 1);
+        d.set(QUEUE_READY, 1);
         Broken
     }),
 ];
@@ -350,9 +350,9 @@ fn two_queues(d: &mut Device<'_>) -> Outcome {
     d.set_queue();
     for queue in 0..2 {
         d.place_queue(queue);
-        d.set(0x44, 1);
+        d.set(QUEUE_READY, 1);
     }
-    if d.get(0x44) != 1 {
+    if d.get(QUEUE_READY) != 1 {
         // Then there is nothing to attack.
         return Broken;
     }
@@ -370,7 +370,7 @@ fn queue_of(d: &mut Device<'_>, size: u32) -> Outcome {
     d.negotiate();
     d.set_queue();
     d.set(0x38, size);
-    d.set(0x44, 1);
+    d.set(QUEUE_READY, 1);
     Broken
 }
 
@@ -378,7 +378,7 @@ fn rings_at(d: &mut Device<'_>, addr: u64) -> Outcome {
     d.negotiate();
     d.set_queue();
     d.set_address(0x80, addr);
-    d.set(0x44, 1);
+    d.set(QUEUE_READY, 1);
     Broken
 }
 

@@ -21,6 +21,8 @@ pub const WRITE: u16 = 2;
 /// Descriptor flag.
 pub const INDIRECT: u16 = 4;
 /// Register.
+pub const QUEUE_READY: usize = 0x44;
+/// Register.
 pub const STATUS: usize = 0x70;
 /// Register.
 pub const NOTIFY: usize = 0x50;
@@ -189,7 +191,7 @@ impl<'a> Device<'a> {
     pub fn set_up(&self) {
         self.negotiate();
         self.set_queue();
-        self.set(0x44, 1);
+        self.set(QUEUE_READY, 1);
         self.set(STATUS, 15);
     }
 
@@ -290,16 +292,23 @@ impl<'a> Device<'a> {
         self.used() == idx
     }
 
+    /// The status, when all that was written before has been carried out: where the device has its registers in memory, it
+    /// is read there and waits for nothing, but QueueReady never is.
+    pub fn status(&self) -> u32 {
+        self.get(QUEUE_READY);
+        self.get(STATUS)
+    }
+
     /// Whether the device says that it is broken.
     pub fn is_broken(&self) -> bool {
-        self.get(STATUS) & NEEDS_RESET != 0
+        self.status() & NEEDS_RESET != 0
     }
 
     /// Time for the device to do what it was told.
     pub fn settle(&self) {
         self.platform.sleep(20);
         // A read of a register is answered by the loop that runs the queues.
-        self.get(STATUS);
+        self.status();
         self.platform.sleep(20);
     }
 
@@ -309,8 +318,8 @@ impl<'a> Device<'a> {
     /// What the device has not done.
     pub fn check_service(&self) -> Result<(), String> {
         self.set_up();
-        if self.get(STATUS) != 15 {
-            return Err(format!("status {:#x} after the set-up", self.get(STATUS)));
+        if self.status() != 15 {
+            return Err(format!("status {:#x} after the set-up", self.status()));
         }
         self.describe_request();
         self.submit(0);
