@@ -20,6 +20,9 @@ extern "Rust" fn image_name() -> &'static str {
 #[unsafe(no_mangle)]
 extern "Rust" fn image_start(boot: Boot) -> ! {
     let options = options(&boot.command_line);
+    if !vd_copy::choose() {
+        ::log::debug!("this CPU shows no fast rep movsb (ERMS): copies are made with rep movsq");
+    }
     service::run(boot.store, &boot.modules, &options)
 }
 
