@@ -61,11 +61,12 @@ traced() {
     ' /run/analysis
 }
 
-# busy DOMAIN: microseconds that a domain has run for each of REQUESTS.
+# busy DOMAIN: cycles that a domain has run, with what Xen did for it: how often it ran, by how long in the mean.
 busy() {
-    awk -v domain="$1" -v requests="$REQUESTS" '
+    awk -v domain="$1" '
         $1 == "|--" { ours = ($3 == domain) }
-        ours && $1 == "full" && $2 == "run:" { printf "%d", $4 * 1000000 / requests }
+        ours && $1 == "full" && $2 == "run:" { sum += $3 * $5 }
+        END { printf "%d", sum }
     ' /run/analysis
 }
 
@@ -106,24 +107,40 @@ medians() {
     '
 }
 
-# The columns of a table of counts behind its first two, as COSTS_HEAD and as costs GUEST prints them: of the guest's
-# exits, its driver domain's hypercalls, and everybody's time.
-COSTS_HEAD="synchronous ioreqs | hypercalls of the driver domain | guest: exits for a register | guest: hypercalls | µs of the \
-driver domain | µs of dom0 | µs of the guest |"
+# ran DOMAIN: how often it had a turn.
+ran() {
+    awk -v domain="$1" '
+        $1 == "|--" { ours = ($3 == domain) }
+        ours && $1 == "full" && $2 == "run:" { sum += $3 }
+        END { print sum + 0 }
+    ' /run/analysis
+}
+
+# costs GUEST: what was counted, and how long the guest, its driver domain and dom0 have run. A line of numbers.
 costs() {
     local guest driver
     guest=$(xl domid "$1") driver=$(xl domid "$1-vd")
-    printf '%s | %s | %s | %s | %s | %s | %s |\n' "$(each "$(grown doorbells register-reads register-writes)")" \
-        "$(each "$(grown hypercall-13 hypercall-20 hypercall-32 hypercall-41)")" \
-        "$(each "$(traced "$guest" NPF IOIO)")" "$(each "$(traced "$guest" VMMCALL)")" \
-        "$(busy "$driver")" "$(busy 0)" "$(busy "$guest")"
+    echo "$(grown doorbells register-reads register-writes) $(grown hypercall-13 hypercall-20 hypercall-32 hypercall-41)" \
+        "$(traced "$guest" NPF IOIO) $(traced "$guest" VMMCALL) $(traced "$guest" VMEXIT) $(ran "$driver") $(busy "$driver") $(busy 0) $(busy "$guest")"
+}
+
+# The columns of a table of counts behind its first two, as COSTS_HEAD and as per_request prints them: between two lines
+# of costs, for each of REQUESTS. Cycles are instructions here. What comes last are milliseconds of everything.
+COSTS_HEAD="synchronous ioreqs | hypercalls of the driver domain | guest: exits for a register | guest: hypercalls | guest: all exits | turns of the driver domain | thousand \
+instructions of the driver domain | of dom0 | of the guest | all |"
+per_request() {
+    paste -d ' ' "$1" "$2" | awk -v requests="$REQUESTS" '{
+        for (i = 1; i <= NF / 2; i++) each[i] = ($(NF / 2 + i) - $i) / requests
+        for (i = 1; i <= 6; i++) printf "%.2f | ", each[i]
+        printf "%.1f | %.1f | %.1f | %.1f |\n", each[7] / 1000, each[8] / 1000, each[9] / 1000, each[10] * 1000
+    }'
 }
 
 # counts_table NAME FIRST SECOND: what is in /run/counts, with these first two columns.
 counts_table() {
     echo "BEGIN $1"
     echo "| $2 | $3 | $COSTS_HEAD"
-    echo '|---|---|---|---|---|---|---|---|---|'
+    echo '|---|---|---|---|---|---|---|---|---|---|---|---|'
     cat /run/counts
     echo "END $1"
 }

@@ -1,20 +1,24 @@
 # shellcheck shell=bash
-# Measures disks in the memory of whoever serves them, side by side in one guest: the driver domain's in two ways, QEMU's
-# virtio-blk-pci, and Xen's PV disk of dom0's kernel. Prints tables between lines "BEGIN NAME" and "END NAME".
+# Measures disks in the memory of whoever serves them, side by side in one guest: the driver domain's in three ways, QEMU's
+# virtio-blk-pci, and Xen's PV disk of dom0's kernel. VD_BENCH_PART says what: "counts" is for a machine whose time stamp
+# counter counts instructions (./run-qemu.sh --icount), "times" for one where it does not. Prints a table between lines
+# "BEGIN NAME" and "END NAME".
 #
-# First counts, of a fixed number of requests with nothing else going on. Then times: for each kind of load all disks in
+# Counts: of each kind of load so many requests more than few, each disk for itself. Times: for each kind of load all disks in
 # turn, ROUNDS times over, so that whatever slows the machine down meets all of them.
 
-ROUNDS=${VD_BENCH_ROUNDS:-5} SECONDS_EACH=${VD_BENCH_SECONDS:-2} REQUESTS=512 MIB=64
-DISKS=(driver posted qemu pv)
-SIZES=(4096 131072)
+PART=${VD_BENCH_PART:-counts} ROUNDS=${VD_BENCH_ROUNDS:-5} SECONDS_EACH=${VD_BENCH_SECONDS:-2} FEW=64 MIB=64
+read -ra DISKS <<<"${VD_BENCH_DISKS:-driver posted memory qemu pv}"
+read -ra SIZES <<<"${VD_BENCH_SIZES:-4096 131072}"
+# Of the larger ones a disk has 512.
+declare -A MORE=([4096]=1024 [131072]=448)
 # Depth, and how many are submitted at once.
 DEPTHS=('1 1' '4 1' '32 1' '32 16')
 
 # shellcheck source=lab/bench/counted.sh
 source /lab/scenarios/counted.sh
 
-step "a guest with four disks of $MIB MiB"
+step "a guest with five disks of $MIB MiB"
 modprobe brd rd_nr=1 rd_size=$((MIB * 1024))
 # In the file system that is memory: one copy from QEMU to its page. Direct I/O of a guest's pages to a RAM disk fails.
 truncate -s ${MIB}M /run/qemu.img
@@ -23,54 +27,86 @@ cmdline="$(sed -n 's/^cmdline = "\(.*\)vd.job=.*/\1/p' /root/examples/guest.cfg)
 # Reading the time stamp counter would be an exit, on a host that says nothing of its being invariant.
 expect_ok vdom create "$(guest_config bench bench "cmdline = \"$cmdline\""  'memory = 512' '-vdom_ramdisk' 'tsc_mode = "native"' \
     "vdom_devices = [ \"type=blk,backend=ram:${MIB}M,serial=driver,doorbell=mmio\",
-        \"type=blk,backend=ram:${MIB}M,serial=posted\" ]" \
+        \"type=blk,backend=ram:${MIB}M,serial=posted\",
+        \"type=blk,backend=ram:${MIB}M,serial=memory,registers=memory\" ]" \
     'disk = [ "format=raw,vdev=xvda,access=rw,target=/dev/ram0" ]' \
     'device_model_args_hvm = [ "-drive", "file=/run/qemu.img,if=none,id=q,format=raw,cache=writeback,aio=threads",
         "-device", "virtio-blk-pci,drive=q,serial=qemu" ]')"
 wait_for 60 "the guest is ready" console_says bench '^guest: ready'
 grep -a '^guest: disk' "$(console bench)"
-[[ $(grep -ac '^guest: disk' "$(console bench)") == 4 ]] || fail "a disk is missing"
+[[ $(grep -ac '^guest: disk' "$(console bench)") == 5 ]] || fail "a disk is missing"
 xl list
 
 exec {CONSOLE}< <(trap - ERR && exec tail -n +1 --follow "$(console bench)")
 
-step "what one request costs, in counts, of $REQUESTS"
-: >/run/counts
-for size in "${SIZES[@]}"; do
-    for depth in "${DEPTHS[@]}"; do
-        for disk in "${DISKS[@]}"; do
-            counted bench load randread "$size" "$depth" "ios=$REQUESTS" "$disk"
-            printf '| %s KiB, depth %s | %s | %s\n' $((size / 1024)) \
-                "${depth% *}$([[ $depth == *' 1' ]] || echo ", by ${depth#* }")" "$disk" "$(costs bench)" | tee -a /run/counts
-        done
-    done
-done
-counts_table counts load disk
+# name_of SIZE 'DEPTH BATCH': a kind of load, in words.
+name_of() {
+    local batch=${2#* }
+    echo "$(($1 / 1024)) KiB, depth ${2% *}$( ((batch == 1)) || echo ", by $batch")"
+}
 
-step "times: requests a second, $ROUNDS rounds of $SECONDS_EACH s"
-: >/run/times
-for ((round = 1; round <= ROUNDS; round++)); do
-    # Another one goes first in each round.
-    DISKS=("${DISKS[@]:1}" "${DISKS[0]}")
-    for mode in randread randwrite; do
-        for size in "${SIZES[@]}"; do
-            for depth in "${DEPTHS[@]}"; do
-                load "$mode" "$size" "$depth" "time=$SECONDS_EACH" "${DISKS[@]}"
-                printf "$mode $size $depth %s\n" "${LINES[@]}" >>/run/times
+# cost_of NUMBER MODE SIZE 'DEPTH BATCH' DISK: what so many requests cost, as costs says it, and fio's milliseconds.
+cost_of() {
+    counted bench load "$2" "$3" "$4" "ios=$1" "$5"
+    local words
+    read -ra words <<<"${LINES[0]}"
+    echo "$(costs bench) $((words[2] / 1000))"
+}
+
+counts() {
+    local mode=$1 size depth disk
+    for size in "${SIZES[@]}"; do
+        REQUESTS=${MORE[$size]}
+        for depth in "${DEPTHS[@]}"; do
+            for disk in "${DISKS[@]}"; do
+                cost_of $FEW "$mode" "$size" "$depth" "$disk" >/run/few
+                cost_of $((FEW + REQUESTS)) "$mode" "$size" "$depth" "$disk" >/run/many
+                echo "| ${mode#rand}, $(name_of "$size" "$depth") | $disk | $(per_request /run/few /run/many)" | tee -a /run/counts
             done
         done
     done
-    step "round $round of $ROUNDS"
-done
-awk -v OFS='\t' '{
-    load = ($1 == "randread" ? "read" : "write") ", " $2 / 1024 " KiB, depth " $3 ($4 > 1 ? ", by " $4 : "")
-    print load, $5, $6 * 1000000 / $7
-}' /run/times | medians "driver posted qemu pv" "driver,posted/qemu driver,posted/pv" >/run/table
-echo "BEGIN times"
-echo "| load | driver domain | posted | QEMU | PV | better of ours / QEMU | / PV |"
-echo "|---|---|---|---|---|---|---|"
-cat /run/table
-echo "END times"
+}
+
+times() {
+    local round mode size depth line
+    for ((round = 1; round <= ROUNDS; round++)); do
+        # Another one goes first in each round.
+        DISKS=("${DISKS[@]:1}" "${DISKS[0]}")
+        for mode in randread randwrite; do
+            for size in "${SIZES[@]}"; do
+                for depth in "${DEPTHS[@]}"; do
+                    load "$mode" "$size" "$depth" "time=$SECONDS_EACH" "${DISKS[@]}"
+                    for line in "${LINES[@]}"; do
+                        echo "${mode#rand}, $(name_of "$size" "$depth") $line"
+                    done >>/run/times
+                done
+            done
+        done
+        step "round $round of $ROUNDS"
+    done
+}
+
+: >/run/counts >/run/times
+case $PART in
+    counts)
+        step "what one request costs"
+        counts randread
+        counts randwrite
+        counts_table counts load disk
+        ;;
+    times)
+        step "times: requests a second, $ROUNDS rounds of $SECONDS_EACH s"
+        times
+        # The last three words are a disk's name, requests and microseconds.
+        awk -v OFS='\t' '{ name = $(NF - 2); rate = $(NF - 1) * 1000000 / $NF; NF -= 3; gsub(OFS, " "); print $0, name, rate }' \
+            /run/times | medians "driver posted memory qemu pv" "driver,posted,memory/qemu driver,posted,memory/pv" >/run/table
+        echo "BEGIN times"
+        echo "| load | driver domain | posted | memory | QEMU | PV | best of ours / QEMU | / PV |"
+        echo "|---|---|---|---|---|---|---|---|"
+        cat /run/table
+        echo "END times"
+        ;;
+esac
 
 step "the end"
 type_at bench end
