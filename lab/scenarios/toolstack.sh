@@ -23,11 +23,14 @@ have_states() {
     [[ $(states) == "$1" ]]
 }
 
-step "the driver domain, with plain xl"
+step "the driver domain, with plain xl, from a compressed image of less than 256 KiB"
+gzip -9 -c /usr/lib/virtio-domain/virtio-domain >/run/virtio-domain.gz
+echo "$(stat -c %s /usr/lib/virtio-domain/virtio-domain) bytes, compressed $(stat -c %s /run/virtio-domain.gz)"
+(($(stat -c %s /run/virtio-domain.gz) <= 256 * 1024)) || fail "the compressed image is too large"
 cat >/root/own-vd.cfg <<'END'
 name = "own-vd"
 type = "pvh"
-kernel = "/usr/lib/virtio-domain/virtio-domain"
+kernel = "/run/virtio-domain.gz"
 memory = 64
 vcpus = 1
 shadow_memory = 4

@@ -237,10 +237,13 @@ pub(crate) fn check_image(path: &Path, key: &str) -> Result<(), Trouble> {
         std::io::Read::read_exact(&mut file, &mut start).map(|()| start)
     });
     match read {
-        // ELF, 64 bits.
-        Ok([0x7f, b'E', b'L', b'F', 2]) => Ok(()),
+        // ELF, 64 bits; or what gzip has made of it, which xl looks into.
+        Ok([0x7f, b'E', b'L', b'F', 2] | [0x1f, 0x8b, 8, ..]) => Ok(()),
         Ok(_) => Err(Trouble::new(
-            format!("{} is no ELF64 image", path.display()),
+            format!(
+                "{} is no ELF64 image, nor compressed with gzip",
+                path.display()
+            ),
             format!("set {key} to the driver domain's image"),
         )),
         Err(error) => Err(Trouble::new(

@@ -222,6 +222,16 @@ fn a_missing_or_wrong_image_is_refused() {
 }
 
 #[test]
+fn a_compressed_image_is_one() {
+    let dir = bench();
+    dir.file("image.gz", [0x1f, 0x8b, 8, 0, 0]);
+    dir.file("image.Z", [0x1f, 0x9d, 0x90, 0, 0]);
+    assert!(plan(&dir, "vdom_image='image.gz'", "backend=ram:1M").is_ok());
+    let text = refusal(&dir, "vdom_image='image.Z'", "backend=ram:1M");
+    assert!(text.contains("nor compressed with gzip"), "{text}");
+}
+
+#[test]
 fn disks_beyond_any_memory_are_refused() {
     let dir = bench();
     let text = refusal(&dir, "vdom_image='image'", "backend=ram:17179869183G");
