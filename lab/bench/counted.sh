@@ -84,6 +84,8 @@ medians() {
         }
         function cell(load, name,   list, count) {
             count = sorted(all[load, name], list)
+            median[name] = 0
+            if (!count) return "-"
             median[name] = list[int((count + 1) / 2)]
             return sprintf("%d (%d-%d)", median[name], list[1], list[count])
         }
@@ -100,7 +102,7 @@ medians() {
             for (i = 1; i <= loads; i++) {
                 row = "| " order[i] " |"
                 for (c = 1; c <= columns; c++) row = row " " cell(order[i], column[c]) " |"
-                for (c = 1; c <= pairs; c++) { split(pair[c], side, "/"); row = row sprintf(" %.2f |", best(side[1]) / median[side[2]]) }
+                for (c = 1; c <= pairs; c++) { split(pair[c], side, "/"); row = row (median[side[2]] ? sprintf(" %.2f |", best(side[1]) / median[side[2]]) : " - |") }
                 print row
             }
         }

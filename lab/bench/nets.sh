@@ -1,11 +1,12 @@
 # shellcheck shell=bash
 # Measures network interfaces on one bridge of dom0's, side by side in one guest: a virtio-net device whose driver domain
-# has a PV interface there, and a PV interface of the guest's own. Prints tables between lines "BEGIN NAME" and "END NAME".
+# has a PV interface there, and a PV interface of the guest's own. VD_BENCH_PART says what, "counts" or "times"
+# (as for disks); prints a table between lines "BEGIN NAME" and "END NAME".
 #
 # What the driver domain is compared with it also stands on: its frames go through dom0's netback, too. The difference is
 # what virtio for a guest without PV drivers costs.
 
-ROUNDS=${VD_BENCH_ROUNDS:-5} MIB=8 PINGS=100
+PART=${VD_BENCH_PART:-counts} ROUNDS=${VD_BENCH_ROUNDS:-5} MIB=8 PINGS=100
 NICS=(driver pv)
 declare -A ADDRESS=([driver]=10.1.0.11 [pv]=10.1.0.12)
 # For "each": MiB.
@@ -50,37 +51,55 @@ expect_ok vdom create /root/nets.cfg
 wait_for 60 "the guest is ready" console_says nets '^guest: ready'
 xl list
 
-step "what a MiB of a TCP stream costs, in counts, of $MIB"
-: >/run/counts
-for how in receive send; do
-    for nic in "${NICS[@]}"; do
-        counted nets $how "$nic"
-        printf '| %s | %s | %s\n' $how "$nic" "$(costs nets)" | tee -a /run/counts
-    done
-done
-counts_table "net counts" load interface
-
-step "times, $ROUNDS rounds"
-: >/run/times
-for ((round = 1; round <= ROUNDS; round++)); do
-    # The other one goes first in each round.
-    NICS=("${NICS[@]:1}" "${NICS[0]}")
-    for nic in "${NICS[@]}"; do
-        for how in receive send; do
-            $how "$nic"
-            printf '%s, KiB/s\t%s\t%s\n' $how "$nic" $((MIB * 1024 * 1000 / ANSWER)) >>/run/times
+counts() {
+    local how nic
+    # Nothing is taken off: what begins and ends a connection is little beside so many MiB.
+    echo "0 0 0 0 0 0 0 0 0 0" >/run/few
+    for how in receive send; do
+        for nic in "${NICS[@]}"; do
+            counted nets $how "$nic"
+            echo "$(costs nets) $ANSWER" >/run/many
+            echo "| $how | $nic | $(per_request /run/few /run/many)" | tee -a /run/counts
         done
-        asked "ping $nic $PINGS"
-        printf 'round trips of 64 bytes, one at a time, a second\t%s\t%s\n' "$nic" $((PINGS * 1000 / ANSWER)) >>/run/times
     done
-    step "round $round of $ROUNDS"
-done
-medians "driver pv" "driver/pv" </run/times >/run/table
-echo "BEGIN net times"
-echo "| load | driver domain | PV | driver domain / PV |"
-echo "|---|---|---|---|"
-cat /run/table
-echo "END net times"
+}
+
+times() {
+    local round how nic
+    for ((round = 1; round <= ROUNDS; round++)); do
+        # The other one goes first in each round.
+        NICS=("${NICS[@]:1}" "${NICS[0]}")
+        for nic in "${NICS[@]}"; do
+            for how in receive send; do
+                $how "$nic"
+                printf '%s, KiB/s\t%s\t%s\n' $how "$nic" $((MIB * 1024 * 1000 / ANSWER)) >>/run/times
+            done
+            asked "ping $nic $PINGS"
+            printf 'round trips of 64 bytes, one at a time, a second\t%s\t%s\n' "$nic" $((PINGS * 1000 / ANSWER)) >>/run/times
+        done
+        step "round $round of $ROUNDS"
+    done
+}
+
+: >/run/counts
+: >/run/times
+case $PART in
+    counts)
+        step "what a MiB of a TCP stream costs, of $MIB"
+        counts
+        counts_table "net counts" load interface
+        ;;
+    times)
+        step "times, $ROUNDS rounds"
+        times
+        medians "driver pv" "driver/pv" </run/times >/run/table
+        echo "BEGIN net times"
+        echo "| load | driver domain | PV | driver domain / PV |"
+        echo "|---|---|---|---|"
+        cat /run/table
+        echo "END net times"
+        ;;
+esac
 
 step "the end"
 type_at nets end
