@@ -70,11 +70,19 @@ replace() {
 
 # measure KIND PART: boots a machine for it. The table is called as both say: "net times", but "times" of disks.
 measure() {
-    local kind=$1 part=$2 name=$2 options=()
+    local kind=$1 part=$2 name=$2 options=() try
     [[ $kind == disks ]] || name="${kind%s} $part"
     [[ $part == times ]] || options=(--icount)
-    ./run-qemu.sh "${options[@]}" --timeout 7200 --keep-log "$LOG" \
-        --exec "VD_BENCH_PART=$part VD_BENCH_ROUNDS=$ROUNDS VD_BENCH_SECONDS=$EACH bash /lab/run-scenario.sh $kind"
+    # The emulated machine may stand still: see lab/host/watch.sh.
+    for try in 1 2 3; do
+        if ./run-qemu.sh "${options[@]}" --timeout 7200 --keep-log "$LOG" \
+            --exec "VD_BENCH_PART=$part VD_BENCH_ROUNDS=$ROUNDS VD_BENCH_SECONDS=$EACH bash /lab/run-scenario.sh $kind"; then
+            break
+        fi
+        # Its last state is in the log then.
+        grep -q '^--- info lapic' "$LOG" && ((try < 3)) || exit 1
+        echo "bench.sh: once more"
+    done
     [[ -n $(table "$name") ]] || {
         echo "bench.sh: the log has no table \"$name\"" >&2
         exit 1

@@ -64,7 +64,7 @@ cost_of() {
 }
 
 counts() {
-    local mode=$1 size depth disk
+    local mode=randread size depth disk
     for size in "${SIZES[@]}"; do
         for depth in "${DEPTHS[@]}"; do
             for disk in "${DISKS[@]}"; do
@@ -101,8 +101,7 @@ times() {
 case $PART in
     counts)
         step "what one request costs"
-        counts randread
-        counts randwrite
+        counts
         counts_table counts load disk
         ;;
     times)
