@@ -123,18 +123,20 @@ costs() {
     local guest driver
     guest=$(xl domid "$1") driver=$(xl domid "$1-vd")
     echo "$(grown doorbells register-reads register-writes) $(grown hypercall-13 hypercall-20 hypercall-32 hypercall-41)" \
+        "$(grown hypercall-32) $(grown lines-raised lines-lowered) $(grown bytes-to-guest bytes-from-guest)" \
         "$(traced "$guest" NPF IOIO) $(traced "$guest" VMMCALL) $(traced "$guest" VMEXIT) $(ran "$driver") $(busy "$driver") $(busy 0) $(busy "$guest")"
 }
 
 # The columns of a table of counts behind its first two, as COSTS_HEAD and as per_request prints them: between two lines
 # of costs, for each of REQUESTS. Cycles are instructions here. What comes last are milliseconds of everything.
-COSTS_HEAD="synchronous ioreqs | hypercalls of the driver domain | guest: exits for a register | guest: hypercalls | guest: all exits | turns of the driver domain | thousand \
+COSTS_HEAD="synchronous ioreqs | hypercalls of the driver domain | of them for events | dm_ops, in \
+hypercalls or multicalls | bytes copied | guest: exits for a register | guest: hypercalls | guest: all exits | turns of the driver domain | thousand \
 instructions of the driver domain | of dom0 | of the guest | all |"
 per_request() {
     paste -d ' ' "$1" "$2" | awk -v requests="$REQUESTS" '{
         for (i = 1; i <= NF / 2; i++) each[i] = ($(NF / 2 + i) - $i) / requests
-        for (i = 1; i <= 6; i++) printf "%.2f | ", each[i]
-        printf "%.1f | %.1f | %.1f | %.1f |\n", each[7] / 1000, each[8] / 1000, each[9] / 1000, each[10] * 1000
+        for (i = 1; i <= 9; i++) printf (i == 5 ? "%.0f | " : "%.2f | "), each[i]
+        printf "%.1f | %.1f | %.1f | %.1f |\n", each[10] / 1000, each[11] / 1000, each[12] / 1000, each[13] * 1000
     }'
 }
 
@@ -142,7 +144,7 @@ per_request() {
 counts_table() {
     echo "BEGIN $1"
     echo "| $2 | $3 | $COSTS_HEAD"
-    echo '|---|---|---|---|---|---|---|---|---|---|---|---|'
+    echo '|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|'
     cat /run/counts
     echo "END $1"
 }

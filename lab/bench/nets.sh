@@ -54,7 +54,7 @@ xl list
 counts() {
     local how nic
     # Nothing is taken off: what begins and ends a connection is little beside so many MiB.
-    echo "0 0 0 0 0 0 0 0 0 0" >/run/few
+    echo "0 0 0 0 0 0 0 0 0 0 0 0 0" >/run/few
     for how in receive send; do
         for nic in "${NICS[@]}"; do
             counted nets $how "$nic"
