@@ -48,11 +48,11 @@ while (($#)); do
 done
 
 LOG=$(mktemp)
-trap 'rm -f "$LOG"' EXIT
+trap 'rm -f "$LOG" "$LOG.one"' EXIT
 
-# table NAME: what the log has between "BEGIN NAME" and "END NAME", without the times in front.
+# table NAME: what the log has between lines "BEGIN NAME" and "END NAME", without the times in front, and its head once.
 table() {
-    sed -nE "s/^ *[0-9.]+  //; /^BEGIN $1$/,/^END $1$/{ /^(BEGIN|END) /d; p }" "$LOG"
+    sed -nE "s/^ *[0-9.]+  //; /^BEGIN $1$/,/^END $1$/{ /^(BEGIN|END) /d; p }" "$LOG" | awk '!seen[$0]++'
 }
 
 # replace NAME: puts a table into the document, between its marks.
@@ -68,21 +68,39 @@ replace() {
     rm "$LOG.md"
 }
 
-# measure KIND PART: boots a machine for it. The table is called as both say: "net times", but "times" of disks.
-measure() {
-    local kind=$1 part=$2 name=$2 options=() try
-    [[ $kind == disks ]] || name="${kind%s} $part"
-    [[ $part == times ]] || options=(--icount)
-    # The emulated machine may stand still: see lab/host/watch.sh.
+# boot KIND VARIABLE=VALUE... -- OPTION...: a machine that measures that; LOG gets more.
+boot() {
+    local kind=$1 set=() try
+    shift
+    while [[ $1 != -- ]]; do set+=("$1") && shift; done
+    shift
+    # The emulated machine may stand still: see lab/host/watch.sh. Its last state is in the log then.
     for try in 1 2 3; do
-        if ./run-qemu.sh "${options[@]}" --timeout 7200 --keep-log "$LOG" \
-            --exec "VD_BENCH_PART=$part VD_BENCH_ROUNDS=$ROUNDS VD_BENCH_SECONDS=$EACH bash /lab/run-scenario.sh $kind"; then
-            break
+        if ./run-qemu.sh "$@" --timeout 7200 --keep-log "$LOG.one" \
+            --exec "VD_BENCH_ROUNDS=$ROUNDS VD_BENCH_SECONDS=$EACH ${set[*]} bash /lab/run-scenario.sh $kind"; then
+            cat "$LOG.one" >>"$LOG"
+            return
         fi
-        # Its last state is in the log then.
-        grep -q '^--- info lapic' "$LOG" && ((try < 3)) || exit 1
+        grep -q '^--- info lapic' "$LOG.one" && ((try < 3)) || exit 1
         echo "bench.sh: once more"
     done
+}
+
+# measure KIND PART: the table is called as both say: "net times", but "times" of disks.
+measure() {
+    local kind=$1 part=$2 name=$2 size
+    [[ $kind == disks ]] || name="${kind%s} $part"
+    : >"$LOG"
+    case "$kind $part" in
+        'disks counts')
+            # A boot for each: what is lost by one that stands still is less.
+            for size in 4096 131072; do
+                boot disks VD_BENCH_PART=counts VD_BENCH_SIZES=$size -- --icount
+            done
+            ;;
+        *' counts') boot "$kind" VD_BENCH_PART=counts -- --icount ;;
+        *) boot "$kind" VD_BENCH_PART=times -- ;;
+    esac
     [[ -n $(table "$name") ]] || {
         echo "bench.sh: the log has no table \"$name\"" >&2
         exit 1
