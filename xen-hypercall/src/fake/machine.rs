@@ -131,6 +131,8 @@ pub enum Fault {
     Once(usize, Errno),
     /// This one, and each third one behind it.
     EveryThird(usize, Errno),
+    /// From this one on so many, one after the other.
+    Row(usize, usize, Errno),
     /// All from this one on that name the guest or touch what it has.
     From(usize, Errno),
     /// From this one on there is no guest, nor anything that it had.
@@ -506,6 +508,7 @@ impl Machine {
             Some(Fault::EveryThird(at, error)) if at <= n && (n - at).is_multiple_of(3) => {
                 Err(error)
             }
+            Some(Fault::Row(at, count, error)) if (at..at + count).contains(&n) => Err(error),
             Some(Fault::From(at, error)) if at <= n && theirs => Err(error),
             Some(Fault::GuestGone(at)) if at <= n => {
                 self.bury();

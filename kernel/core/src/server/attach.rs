@@ -440,6 +440,7 @@ impl<P: Platform> Server<P> {
         self.platform.writes().with(heapless::Deque::clear);
         if self.held().is_none() {
             // What Xen has not taken back is read-only memory, until another domain serves the guest.
+            self.spare.store(0, Ordering::Release);
             self.exposed.store(0, Ordering::Release);
             self.windows.store(0, Ordering::Release);
         }

@@ -12,6 +12,7 @@
 //! and read. So Status is looked at again when the frame has its type, and what was not heard is made up for.
 //!
 //! Invariants:
+//! - what Xen has not taken back is remembered, and offered again when the registers are shown or hidden the next time;
 //! - a frame is recorded before it can be in the window, so that [`Server::emergency`] finds it: it becomes read-only memory
 //!   there, which answers as before, and of which the writes go nowhere;
 //! - the type is claimed while a frame has it, and no longer: another domain's server may want it.
@@ -46,28 +47,35 @@ impl<P: Platform> Server<P> {
         let Some((guest, server)) = self.held() else {
             return (Err(("showing registers", Errno::ENOENT)), None);
         };
-        let spare = slot.spare_frame();
-        if let Err(error) = self.platform.give(guest, spare) {
-            return (Err(("giving the guest a frame", error)), None);
+        // What could not be taken back before comes first.
+        let given = self.unmap_shown(slot).and_then(|()| {
+            self.take_spare(guest, slot)
+                .and_then(|()| self.give_spare(guest, slot))
+                .map_err(|error| ("giving the guest a frame", error))
+        });
+        if given.is_err() {
+            return (given, None);
         }
         let shown = self.fill(guest, slot, tail).and_then(|()| {
             let claimed = self.claim(guest, server);
             claimed.map_err(|error| ("claiming its frames' type", error))
         });
-        if let Err(why) = shown {
-            let _ = insist(|| self.platform.take(guest, spare));
+        if shown.is_err() {
+            let _ = self.take_spare(guest, slot);
             let _ = self.unmap_shown(slot);
-            return (Err(why), None);
+            return (shown, None);
         }
         self.exposed.fetch_or(1 << slot.get(), Ordering::AcqRel);
         let xen = self.platform.xen();
-        let frame = Gfn(slot.tail_frame());
-        let moved = insist(|| dm::relocate_memory(xen, guest, Gfn(spare), frame, 1));
-        let typed = moved
-            .and_then(|()| insist(|| dm::set_mem_type(xen, guest, frame, 1, MemType::IoreqServer)));
+        let (spare, frame) = (Gfn(slot.spare_frame()), Gfn(slot.tail_frame()));
+        let moved = insist(|| dm::relocate_memory(xen, guest, spare, frame, 1));
+        let typed = moved.and_then(|()| {
+            self.remember_spare(slot, false);
+            insist(|| dm::set_mem_type(xen, guest, frame, 1, MemType::IoreqServer))
+        });
         if typed.is_err() {
             // From here on nothing is written there.
-            let _ = insist(|| self.platform.take(guest, spare));
+            let _ = self.take_spare(guest, slot);
             let _ = self.uncover(guest, slot);
         }
         let found = self.shown_page(slot).map(|page| page.load(still::STATUS));
@@ -77,6 +85,33 @@ impl<P: Platform> Server<P> {
             Err(_) => drop(self.unmap_shown(slot)),
         }
         (typed.map_err(|error| ("showing registers", error)), found)
+    }
+
+    /// Gives the guest a frame where nobody looks.
+    fn give_spare(&self, guest: DomId, slot: SlotIndex) -> Result<(), Errno> {
+        self.platform.give(guest, slot.spare_frame())?;
+        self.remember_spare(slot, true);
+        Ok(())
+    }
+
+    /// Takes that frame away again, if it is still there.
+    fn take_spare(&self, guest: DomId, slot: SlotIndex) -> Result<(), Errno> {
+        if self.spare.load(Ordering::Acquire) >> slot.get() & 1 != 0 {
+            match insist(|| self.platform.take(guest, slot.spare_frame())) {
+                Ok(()) | Err(Errno::ESRCH) => self.remember_spare(slot, false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn remember_spare(&self, slot: SlotIndex, given: bool) {
+        let bit = 1 << slot.get();
+        if given {
+            self.spare.fetch_or(bit, Ordering::AcqRel);
+        } else {
+            self.spare.fetch_and(!bit, Ordering::AcqRel);
+        }
     }
 
     /// Maps the frame that the guest was given, and puts the tail into it.
@@ -109,6 +144,8 @@ impl<P: Platform> Server<P> {
             return self.unmap_shown(slot);
         };
         self.uncover(guest, slot)?;
+        self.take_spare(guest, slot)
+            .map_err(|error| ("taking a frame back from the guest", error))?;
         self.unmap_shown(slot)
     }
 
@@ -267,7 +304,8 @@ impl Face {
         M: GuestMemory + ?Sized,
     {
         if let Some(tail) = &self.shown {
-            if device.is_as_shown(tail) {
+            // Who begins is told nothing of the driver before, also if that could not be hidden at first.
+            if !self.withheld && device.is_as_shown(tail) {
                 return Ok(());
             }
             self.hide(server, slot)?;

@@ -282,6 +282,7 @@ fn held(server: &Tested) -> Held {
         &server.ring_port,
         &server.ring_masked,
         &server.answered,
+        &server.spare,
         &server.exposed,
         &server.windows,
     ]);
