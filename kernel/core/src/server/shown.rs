@@ -19,14 +19,13 @@
 
 use core::sync::atomic::Ordering;
 
-use vd_config::{Reads, SlotIndex};
+use vd_config::SlotIndex;
 use vd_virtio::mmio::still::{self, Tail};
 use vd_virtio::mmio::{Register, Status};
 use vd_virtio::{Device, GuestMemory, MmioTransport};
 use xen_hypercall::dm::{self, MemType, ServerId};
 use xen_hypercall::{DomId, Errno, Gfn};
 
-use super::attach::Plan;
 use super::{Count, Frame, MapError, Platform, Server, insist};
 
 /// A page of the guest's that shows registers, where it is mapped.
@@ -242,22 +241,12 @@ impl<P: Platform> Server<P> {
         Ok(())
     }
 
-    /// Remembers whose registers become memory.
-    pub(super) fn remember_windows(&self, plan: &Plan) {
-        let devices = plan.devices.iter();
-        for device in devices.filter(|device| device.reads == Reads::Memory) {
-            self.windows
-                .fetch_or(1 << device.slot.get(), Ordering::AcqRel);
-        }
-    }
-
-    /// Takes away what another driver domain has left in the devices' windows, whatever it was. This one shows nothing.
+    /// Takes away what another driver domain has left in the windows of posted writes, whatever it was: of all slots, as that
+    /// one may have had other devices. This one shows nothing.
     pub(super) fn clear_windows(&self, guest: DomId) -> Result<(), Errno> {
-        let windows = self.windows.load(Ordering::Acquire);
-        let mut slots = SlotIndex::all().filter(|slot| windows >> slot.get() & 1 != 0);
-        slots.try_for_each(|slot| {
+        SlotIndex::all().try_for_each(|slot| {
             let mut both = [slot.tail_frame(), slot.spare_frame()].into_iter();
-            both.try_for_each(|frame| insist(|| self.platform.take(guest, frame)))
+            both.try_for_each(|frame| self.platform.take(guest, frame))
         })
     }
 

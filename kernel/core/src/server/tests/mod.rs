@@ -284,7 +284,6 @@ fn held(server: &Tested) -> Held {
         &server.answered,
         &server.spare,
         &server.exposed,
-        &server.windows,
     ]);
     let long = server
         .owed
@@ -330,7 +329,6 @@ fn plan(kinds: &[Kind]) -> Plan {
         },
         queues: 2,
         doorbell,
-        reads: Reads::default(),
     };
     Plan {
         guest: GUEST,
@@ -419,9 +417,7 @@ const IN_MEMORY: Way = Way {
 
 /// One device, of that way.
 fn plan_of(way: Way) -> Plan {
-    let mut plan = plan(&[way.doorbell]);
-    plan.devices[0].reads = way.reads;
-    plan
+    plan(&[way.doorbell])
 }
 
 /// What a PVH guest's driver makes: two doorbells, and where its interrupts go.

@@ -8,7 +8,7 @@ use std::prelude::v1::*;
 use std::rc::Rc;
 use std::vec;
 
-use vd_config::Interrupt;
+use vd_config::{Doorbell as Kind, Interrupt};
 use vd_ioreq::Access;
 use vd_virtio::fault::FaultKind;
 use vd_virtio::mmio::still::{TAIL, WORDS};
@@ -20,10 +20,11 @@ use xen_hypercall::fake::machine::{Fault, Machine};
 use xen_hypercall::{Errno, EvtchnPort};
 
 use super::super::Count;
+use super::super::attach::Plan;
 use super::super::shown::Face;
 use super::super::signal::{Signal, Wanted};
 use super::{
-    ERRORS, GUEST, IN_MEMORY, Tested, VCPUS_THERE, attach, held, plan_of, server_at, slot,
+    ERRORS, GUEST, IN_MEMORY, Tested, VCPUS_THERE, attach, held, plan_of, server_at, slot, way,
 };
 
 const MAGIC_VALUE: u64 = 0;
@@ -685,6 +686,26 @@ fn row33_what_a_dead_domain_has_shown_stays_as_it_was_until_another_one_comes() 
     next.run_driver();
     assert!(next.face.is_showing());
     assert_eq!(next.refused, []);
+}
+
+/// The next one has no such device there, or none: a driver that comes later reads nothing of what was shown.
+#[test]
+fn row33_what_a_dead_domain_has_shown_goes_whatever_the_next_one_has_in_the_slot() {
+    let plain = plan_of(way(Kind::Posted, Interrupt::Edge));
+    let none = Plan {
+        devices: Vec::new(),
+        posted: true,
+        ..plain.clone()
+    };
+    for plan in [plain, none] {
+        let xen = machine();
+        let mut side = Side::new(&xen);
+        side.run_driver();
+        side.server.emergency();
+        assert!(!xen.state().given.is_empty());
+        attach(&server_at(&xen), &plan).unwrap();
+        assert!(xen.state().given.is_empty());
+    }
 }
 
 /// It dies before it has taken over for good: the one that stood aside serves on, and reads wait until it shows its own.
