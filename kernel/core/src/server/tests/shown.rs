@@ -756,6 +756,35 @@ fn row33_a_domain_may_die_at_any_call() {
     }
 }
 
+/// It may take the frame away between any two calls, as a balloon does: that harms nobody, and is over with the next one.
+#[test]
+fn row32_a_frame_that_shows_registers_may_be_given_away_at_any_moment() {
+    for n in 0.. {
+        let xen = machine();
+        let mut side = Side::new(&xen);
+        let before = held(&side.server);
+        xen.fail(Fault::Stolen(n));
+        side.run_driver();
+        side.device.reconfigure(|device| device.0 += 1);
+        side.settle(None);
+        side.device.write(&side.mem, ACK, 4, 2);
+        side.settle(None);
+        assert_so(&mut side, &xen);
+        let made = xen.made();
+        side.device.write(&side.mem, STATUS, 4, 0);
+        side.settle(None);
+        assert_eq!(held(&side.server), before, "{n}");
+        side.run_driver();
+        assert!(side.face.is_showing(), "{n}");
+        side.server.release(|| ());
+        let left = xen.state();
+        assert!(left.given.is_empty() && left.physmap.is_empty());
+        if n > made {
+            break;
+        }
+    }
+}
+
 #[test]
 fn row30_nothing_of_a_guest_that_is_gone_stays_mapped() {
     for error in RELEASED {
