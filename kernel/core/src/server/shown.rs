@@ -213,7 +213,8 @@ impl<P: Platform> Server<P> {
         if let Some((guest, server)) = self.held() {
             let xen = self.platform.xen();
             let disclaim = || dm::map_mem_type_to_ioreq_server(xen, guest, server, false);
-            if insist(disclaim).is_ok() {
+            // What is gone has nothing.
+            if matches!(insist(disclaim), Ok(()) | Err(Errno::ESRCH | Errno::ENOENT)) {
                 self.claimed.store(false, Ordering::Release);
             }
         }
