@@ -20,6 +20,7 @@
 use core::sync::atomic::Ordering;
 
 use vd_config::SlotIndex;
+use vd_config::slot::POSTED_LAST;
 use vd_virtio::mmio::still::{self, Tail};
 use vd_virtio::mmio::{Register, Status};
 use vd_virtio::{Device, GuestMemory, MmioTransport};
@@ -245,7 +246,9 @@ impl<P: Platform> Server<P> {
     /// Takes away what another driver domain has left in the windows of posted writes, whatever it was: of all slots, as that
     /// one may have had other devices. This one shows nothing.
     pub(super) fn clear_windows(&self, guest: DomId) -> Result<(), Errno> {
-        SlotIndex::all().try_for_each(|slot| {
+        // Beyond them the guest has RAM of its own.
+        let mut windows = SlotIndex::all().filter(|slot| slot.tail_frame() <= POSTED_LAST >> 12);
+        windows.try_for_each(|slot| {
             let mut both = [slot.tail_frame(), slot.spare_frame()].into_iter();
             both.try_for_each(|frame| self.platform.take(guest, frame))
         })

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::vec;
 
+use vd_config::slot::{POSTED_BASE, POSTED_LAST, RANGE_BASE};
 use vd_config::{Doorbell as Kind, Interrupt, Reads, SlotIndex as DeviceSlot};
 use vd_ioreq::buffered::BufferedPage;
 use vd_ioreq::page::SlotPage;
@@ -176,6 +177,8 @@ impl Platform for Fake {
 
     fn take(&self, guest: DomId, frame: u64) -> Result<(), Errno> {
         assert_eq!(guest, GUEST);
+        let window = (POSTED_BASE >> 12..=POSTED_LAST >> 12).contains(&frame);
+        assert!(window || frame >= RANGE_BASE >> 12, "the guest's own RAM");
         self.xen.supply(frame, false).map(drop)
     }
 
