@@ -81,7 +81,6 @@ impl Guest {
             window: device.window(),
             queues: device.transport().queues() as u16,
             doorbell: device.doorbell(),
-            reads: device.reads(),
         });
         Plan {
             guest: self.id,

@@ -131,8 +131,12 @@ pub enum Fault {
     Once(usize, Errno),
     /// This one, and each third one behind it.
     EveryThird(usize, Errno),
+    /// From this one on so many, one after the other.
+    Row(usize, usize, Errno),
     /// All from this one on that name the guest or touch what it has.
     From(usize, Errno),
+    /// None, but before this one the guest gives away all frames that it was given.
+    Stolen(usize),
     /// From this one on there is no guest, nor anything that it had.
     GuestGone(usize),
     /// All.
@@ -506,7 +510,13 @@ impl Machine {
             Some(Fault::EveryThird(at, error)) if at <= n && (n - at).is_multiple_of(3) => {
                 Err(error)
             }
+            Some(Fault::Row(at, count, error)) if (at..at + count).contains(&n) => Err(error),
             Some(Fault::From(at, error)) if at <= n && theirs => Err(error),
+            Some(Fault::Stolen(at)) if at == n => {
+                self.state.borrow_mut().given.clear();
+                self.hidden.borrow_mut().contents.clear();
+                Ok(None)
+            }
             Some(Fault::GuestGone(at)) if at <= n => {
                 self.bury();
                 if theirs { Err(Errno::ESRCH) } else { Ok(None) }

@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering;
 use vd_config::slot::{
     DOORBELL_PORT_BASE, DOORBELL_PORT_LAST, POSTED_BASE, POSTED_LAST, RANGE_BASE, RANGE_LAST,
 };
-use vd_config::{Doorbell as Kind, Reads, SlotIndex as DeviceSlot};
+use vd_config::{Doorbell as Kind, SlotIndex as DeviceSlot};
 use vd_ioreq::doorbell::{Doorbell, DoorbellError, DoorbellWidth, Match, Recipient};
 use vd_ioreq::page::SlotPage;
 use vd_ioreq::{SlotIndex, Space, Width};
@@ -49,8 +49,6 @@ pub struct Registers {
     pub queues: u16,
     /// How they are kicked.
     pub doorbell: Kind,
-    /// What reads of them cost.
-    pub reads: Reads,
 }
 
 /// A range of addresses that the server takes over.
@@ -239,9 +237,10 @@ impl<P: Platform> Server<P> {
 
     fn try_attach(&self, plan: &Plan) -> Result<(), String> {
         let guest = plan.guest;
-        self.remember_windows(plan);
-        let cleared = self.clear_windows(guest);
-        cleared.map_err(|error| step(guest, "clearing the registers' windows", error))?;
+        if plan.posts() {
+            let cleared = self.clear_windows(guest);
+            cleared.map_err(|error| step(guest, "clearing the registers' windows", error))?;
+        }
         let server = self.create(plan)?;
         self.bind_vcpus(plan)?;
         self.platform.engine().with(|engine| plan.assign(engine))?;
@@ -440,8 +439,8 @@ impl<P: Platform> Server<P> {
         self.platform.writes().with(heapless::Deque::clear);
         if self.held().is_none() {
             // What Xen has not taken back is read-only memory, until another domain serves the guest.
+            self.spare.store(0, Ordering::Release);
             self.exposed.store(0, Ordering::Release);
-            self.windows.store(0, Ordering::Release);
         }
         self.ring_masked.store(0, Ordering::Release);
         self.postponed.store(false, Ordering::Release);

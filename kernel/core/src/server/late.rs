@@ -33,7 +33,6 @@ impl<P: Platform> Server<P> {
             }
             late.add_doorbells(engine)
         })?;
-        self.remember_windows(late);
         for device in &late.devices {
             self.forget_device(device.slot);
         }

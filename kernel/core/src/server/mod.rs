@@ -211,8 +211,8 @@ pub struct Server<P: Platform> {
     ring: AtomicU64,
     /// Where pages are mapped that show devices' registers, by device; 0 = none.
     shown: [AtomicU64; DEVICES],
-    /// A bit for each device whose registers become memory while it is used.
-    windows: AtomicU32,
+    /// A bit for each device for which the guest was given a frame that is not in its window yet.
+    spare: AtomicU32,
     /// A bit for each device whose registers may be memory of the guest's.
     exposed: AtomicU32,
     /// The server has the type of such memory.
@@ -248,7 +248,7 @@ impl<P: Platform> Server<P> {
             vcpus: AtomicUsize::new(0),
             ring: AtomicU64::new(0),
             shown: [const { AtomicU64::new(0) }; DEVICES],
-            windows: AtomicU32::new(0),
+            spare: AtomicU32::new(0),
             exposed: AtomicU32::new(0),
             claimed: AtomicBool::new(false),
             ring_port: AtomicU32::new(0),

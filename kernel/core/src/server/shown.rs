@@ -12,20 +12,21 @@
 //! and read. So Status is looked at again when the frame has its type, and what was not heard is made up for.
 //!
 //! Invariants:
+//! - what Xen has not taken back is remembered, and offered again when the registers are shown or hidden the next time;
 //! - a frame is recorded before it can be in the window, so that [`Server::emergency`] finds it: it becomes read-only memory
 //!   there, which answers as before, and of which the writes go nowhere;
 //! - the type is claimed while a frame has it, and no longer: another domain's server may want it.
 
 use core::sync::atomic::Ordering;
 
-use vd_config::{Reads, SlotIndex};
+use vd_config::SlotIndex;
+use vd_config::slot::POSTED_LAST;
 use vd_virtio::mmio::still::{self, Tail};
 use vd_virtio::mmio::{Register, Status};
 use vd_virtio::{Device, GuestMemory, MmioTransport};
 use xen_hypercall::dm::{self, MemType, ServerId};
 use xen_hypercall::{DomId, Errno, Gfn};
 
-use super::attach::Plan;
 use super::{Count, Frame, MapError, Platform, Server, insist};
 
 /// A page of the guest's that shows registers, where it is mapped.
@@ -46,28 +47,35 @@ impl<P: Platform> Server<P> {
         let Some((guest, server)) = self.held() else {
             return (Err(("showing registers", Errno::ENOENT)), None);
         };
-        let spare = slot.spare_frame();
-        if let Err(error) = self.platform.give(guest, spare) {
-            return (Err(("giving the guest a frame", error)), None);
+        // What could not be taken back before comes first.
+        let given = self.unmap_shown(slot).and_then(|()| {
+            self.take_spare(guest, slot)
+                .and_then(|()| self.give_spare(guest, slot))
+                .map_err(|error| ("giving the guest a frame", error))
+        });
+        if given.is_err() {
+            return (given, None);
         }
         let shown = self.fill(guest, slot, tail).and_then(|()| {
             let claimed = self.claim(guest, server);
             claimed.map_err(|error| ("claiming its frames' type", error))
         });
-        if let Err(why) = shown {
-            let _ = insist(|| self.platform.take(guest, spare));
+        if shown.is_err() {
+            let _ = self.take_spare(guest, slot);
             let _ = self.unmap_shown(slot);
-            return (Err(why), None);
+            return (shown, None);
         }
         self.exposed.fetch_or(1 << slot.get(), Ordering::AcqRel);
         let xen = self.platform.xen();
-        let frame = Gfn(slot.tail_frame());
-        let moved = insist(|| dm::relocate_memory(xen, guest, Gfn(spare), frame, 1));
-        let typed = moved
-            .and_then(|()| insist(|| dm::set_mem_type(xen, guest, frame, 1, MemType::IoreqServer)));
+        let (spare, frame) = (Gfn(slot.spare_frame()), Gfn(slot.tail_frame()));
+        let moved = insist(|| dm::relocate_memory(xen, guest, spare, frame, 1));
+        let typed = moved.and_then(|()| {
+            self.remember_spare(slot, false);
+            insist(|| dm::set_mem_type(xen, guest, frame, 1, MemType::IoreqServer))
+        });
         if typed.is_err() {
             // From here on nothing is written there.
-            let _ = insist(|| self.platform.take(guest, spare));
+            let _ = self.take_spare(guest, slot);
             let _ = self.uncover(guest, slot);
         }
         let found = self.shown_page(slot).map(|page| page.load(still::STATUS));
@@ -77,6 +85,33 @@ impl<P: Platform> Server<P> {
             Err(_) => drop(self.unmap_shown(slot)),
         }
         (typed.map_err(|error| ("showing registers", error)), found)
+    }
+
+    /// Gives the guest a frame where nobody looks.
+    fn give_spare(&self, guest: DomId, slot: SlotIndex) -> Result<(), Errno> {
+        self.platform.give(guest, slot.spare_frame())?;
+        self.remember_spare(slot, true);
+        Ok(())
+    }
+
+    /// Takes that frame away again, if it is still there.
+    fn take_spare(&self, guest: DomId, slot: SlotIndex) -> Result<(), Errno> {
+        if self.spare.load(Ordering::Acquire) >> slot.get() & 1 != 0 {
+            match insist(|| self.platform.take(guest, slot.spare_frame())) {
+                Ok(()) | Err(Errno::ESRCH) => self.remember_spare(slot, false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn remember_spare(&self, slot: SlotIndex, given: bool) {
+        let bit = 1 << slot.get();
+        if given {
+            self.spare.fetch_or(bit, Ordering::AcqRel);
+        } else {
+            self.spare.fetch_and(!bit, Ordering::AcqRel);
+        }
     }
 
     /// Maps the frame that the guest was given, and puts the tail into it.
@@ -109,6 +144,8 @@ impl<P: Platform> Server<P> {
             return self.unmap_shown(slot);
         };
         self.uncover(guest, slot)?;
+        self.take_spare(guest, slot)
+            .map_err(|error| ("taking a frame back from the guest", error))?;
         self.unmap_shown(slot)
     }
 
@@ -177,7 +214,8 @@ impl<P: Platform> Server<P> {
         if let Some((guest, server)) = self.held() {
             let xen = self.platform.xen();
             let disclaim = || dm::map_mem_type_to_ioreq_server(xen, guest, server, false);
-            if insist(disclaim).is_ok() {
+            // What is gone has nothing.
+            if matches!(insist(disclaim), Ok(()) | Err(Errno::ESRCH | Errno::ENOENT)) {
                 self.claimed.store(false, Ordering::Release);
             }
         }
@@ -205,22 +243,14 @@ impl<P: Platform> Server<P> {
         Ok(())
     }
 
-    /// Remembers whose registers become memory.
-    pub(super) fn remember_windows(&self, plan: &Plan) {
-        let devices = plan.devices.iter();
-        for device in devices.filter(|device| device.reads == Reads::Memory) {
-            self.windows
-                .fetch_or(1 << device.slot.get(), Ordering::AcqRel);
-        }
-    }
-
-    /// Takes away what another driver domain has left in the devices' windows, whatever it was. This one shows nothing.
+    /// Takes away what another driver domain has left in the windows of posted writes, whatever it was: of all slots, as that
+    /// one may have had other devices. This one shows nothing.
     pub(super) fn clear_windows(&self, guest: DomId) -> Result<(), Errno> {
-        let windows = self.windows.load(Ordering::Acquire);
-        let mut slots = SlotIndex::all().filter(|slot| windows >> slot.get() & 1 != 0);
-        slots.try_for_each(|slot| {
+        // Beyond them the guest has RAM of its own.
+        let mut windows = SlotIndex::all().filter(|slot| slot.tail_frame() <= POSTED_LAST >> 12);
+        windows.try_for_each(|slot| {
             let mut both = [slot.tail_frame(), slot.spare_frame()].into_iter();
-            both.try_for_each(|frame| insist(|| self.platform.take(guest, frame)))
+            both.try_for_each(|frame| self.platform.take(guest, frame))
         })
     }
 
@@ -267,7 +297,8 @@ impl Face {
         M: GuestMemory + ?Sized,
     {
         if let Some(tail) = &self.shown {
-            if device.is_as_shown(tail) {
+            // Who begins is told nothing of the driver before, also if that could not be hidden at first.
+            if !self.withheld && device.is_as_shown(tail) {
                 return Ok(());
             }
             self.hide(server, slot)?;

@@ -23,7 +23,6 @@ fn late(number: u8, doorbell: Kind) -> Plan {
             window,
             queues: 2,
             doorbell,
-            reads: vd_config::Reads::default(),
         }],
         posted: false,
     }

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::vec;
 
+use vd_config::slot::{POSTED_BASE, POSTED_LAST, RANGE_BASE};
 use vd_config::{Doorbell as Kind, Interrupt, Reads, SlotIndex as DeviceSlot};
 use vd_ioreq::buffered::BufferedPage;
 use vd_ioreq::page::SlotPage;
@@ -176,6 +177,8 @@ impl Platform for Fake {
 
     fn take(&self, guest: DomId, frame: u64) -> Result<(), Errno> {
         assert_eq!(guest, GUEST);
+        let window = (POSTED_BASE >> 12..=POSTED_LAST >> 12).contains(&frame);
+        assert!(window || frame >= RANGE_BASE >> 12, "the guest's own RAM");
         self.xen.supply(frame, false).map(drop)
     }
 
@@ -282,8 +285,8 @@ fn held(server: &Tested) -> Held {
         &server.ring_port,
         &server.ring_masked,
         &server.answered,
+        &server.spare,
         &server.exposed,
-        &server.windows,
     ]);
     let long = server
         .owed
@@ -329,7 +332,6 @@ fn plan(kinds: &[Kind]) -> Plan {
         },
         queues: 2,
         doorbell,
-        reads: Reads::default(),
     };
     Plan {
         guest: GUEST,
@@ -418,9 +420,7 @@ const IN_MEMORY: Way = Way {
 
 /// One device, of that way.
 fn plan_of(way: Way) -> Plan {
-    let mut plan = plan(&[way.doorbell]);
-    plan.devices[0].reads = way.reads;
-    plan
+    plan(&[way.doorbell])
 }
 
 /// What a PVH guest's driver makes: two doorbells, and where its interrupts go.

@@ -8,10 +8,10 @@ use std::prelude::v1::*;
 use std::rc::Rc;
 use std::vec;
 
-use vd_config::Interrupt;
+use vd_config::{Doorbell as Kind, Interrupt};
 use vd_ioreq::Access;
 use vd_virtio::fault::FaultKind;
-use vd_virtio::mmio::still::TAIL;
+use vd_virtio::mmio::still::{TAIL, WORDS};
 use vd_virtio::mmio::{INTERRUPT_CONFIG, INTERRUPT_VRING, MAGIC, Status};
 use vd_virtio::test_util::FakeMemory;
 use vd_virtio::{Chain, Device, DeviceId, Features, GuestMemory, MmioTransport, Pass, Progress};
@@ -20,10 +20,11 @@ use xen_hypercall::fake::machine::{Fault, Machine};
 use xen_hypercall::{Errno, EvtchnPort};
 
 use super::super::Count;
+use super::super::attach::Plan;
 use super::super::shown::Face;
 use super::super::signal::{Signal, Wanted};
 use super::{
-    ERRORS, GUEST, IN_MEMORY, Tested, VCPUS_THERE, attach, held, plan_of, server_at, slot,
+    ERRORS, GUEST, IN_MEMORY, Tested, VCPUS_THERE, attach, held, plan_of, server_at, slot, way,
 };
 
 const MAGIC_VALUE: u64 = 0;
@@ -109,7 +110,8 @@ impl Side {
 
     fn read(&mut self, offset: u64) -> u64 {
         if offset < 0x10 {
-            self.face.withhold(&self.server, slot(0)).unwrap();
+            let withheld = self.face.withhold(&self.server, slot(0));
+            self.refused.extend(withheld.err());
         }
         self.device.read(offset, 4)
     }
@@ -530,13 +532,13 @@ fn row38_any_call_may_fail_and_the_driver_reads_what_is_so() {
     let mut calls = 0;
     for n in 0.. {
         for error in ERRORS {
-            for lasting in [false, true] {
+            for entries in [false, true] {
                 let xen = machine();
                 let mut side = Side::new(&xen);
                 let before = held(&side.server);
                 // From the set-up to the release of the device.
                 xen.fail(Fault::Once(n, error));
-                if lasting {
+                if entries {
                     xen.fail(Fault::Entries(n, error));
                 }
                 side.run_driver();
@@ -562,6 +564,78 @@ fn row38_any_call_may_fail_and_the_driver_reads_what_is_so() {
             }
         }
     }
+}
+
+/// What is in memory is what the device would answer.
+fn assert_so(side: &mut Side, xen: &Machine) {
+    for offset in (TAIL..).step_by(4).take(WORDS) {
+        let mut answer = side.device.read(offset, 4) as u32;
+        if offset == INTERRUPT_STATUS {
+            answer |= INTERRUPT_VRING;
+        }
+        let found = xen.read_memory(side.window + offset);
+        assert!(found.is_none_or(|found| found == answer), "{offset:#x}");
+    }
+}
+
+/// More often than it is insisted on, and not for ever: what could not be undone is undone later.
+#[test]
+fn row38_xen_may_refuse_for_a_while_and_nothing_is_left() {
+    for count in 1..=16 {
+        for first in 0.. {
+            let xen = machine();
+            let mut side = Side::new(&xen);
+            let before = held(&side.server);
+            xen.fail(Fault::Row(first, count, Errno::EAGAIN));
+            side.run_driver();
+            side.device.reconfigure(|device| device.0 += 1);
+            side.settle(None);
+            side.device.write(&side.mem, ACK, 4, 2);
+            side.settle(None);
+            for _ in 0..2 {
+                side.device.write(&side.mem, STATUS, 4, 0);
+                side.settle(None);
+                side.run_driver();
+            }
+            let made = xen.made();
+            xen.mend();
+            side.settle(None);
+            assert_so(&mut side, &xen);
+            let rest = side.server.platform.frames.borrow().len();
+            assert!(rest <= 3, "{rest} frames are mapped");
+            for _ in 0..2 {
+                side.device.write(&side.mem, STATUS, 4, 0);
+                side.settle(None);
+                if held(&side.server) == before {
+                    break;
+                }
+                // Of what was refused there is a rest until then.
+                side.run_driver();
+                assert!(side.face.is_showing());
+            }
+            assert_eq!(held(&side.server), before, "{count} from {first}");
+            side.server.release(|| ());
+            let left = xen.state();
+            assert!(left.given.is_empty() && left.physmap.is_empty());
+            if first > made {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn row38_a_driver_that_begins_is_told_nothing_of_the_one_before_as_soon_as_xen_agrees() {
+    let xen = machine();
+    let mut side = Side::new(&xen);
+    side.run_driver();
+    xen.fail(Fault::Row(0, 3, Errno::EAGAIN));
+    assert_eq!(side.read(MAGIC_VALUE), MAGIC.into());
+    assert_eq!(side.refused, [("hiding registers", Errno::EAGAIN)]);
+    assert_eq!(xen.read_memory(side.window + STATUS), Some(15));
+    side.settle(None);
+    assert_eq!(xen.read_memory(side.window + STATUS), None);
+    assert!(!side.face.is_showing());
 }
 
 #[test]
@@ -614,6 +688,26 @@ fn row33_what_a_dead_domain_has_shown_stays_as_it_was_until_another_one_comes() 
     assert_eq!(next.refused, []);
 }
 
+/// The next one has no such device there, or none: a driver that comes later reads nothing of what was shown.
+#[test]
+fn row33_what_a_dead_domain_has_shown_goes_whatever_the_next_one_has_in_the_slot() {
+    let plain = plan_of(way(Kind::Posted, Interrupt::Edge));
+    let none = Plan {
+        devices: Vec::new(),
+        posted: true,
+        ..plain.clone()
+    };
+    for plan in [plain, none] {
+        let xen = machine();
+        let mut side = Side::new(&xen);
+        side.run_driver();
+        side.server.emergency();
+        assert!(!xen.state().given.is_empty());
+        attach(&server_at(&xen), &plan).unwrap();
+        assert!(xen.state().given.is_empty());
+    }
+}
+
 /// It dies before it has taken over for good: the one that stood aside serves on, and reads wait until it shows its own.
 #[test]
 fn row33_who_comes_back_takes_away_what_the_other_one_has_left() {
@@ -662,6 +756,35 @@ fn row33_a_domain_may_die_at_any_call() {
     }
 }
 
+/// It may take the frame away between any two calls, as a balloon does: that harms nobody, and is over with the next one.
+#[test]
+fn row32_a_frame_that_shows_registers_may_be_given_away_at_any_moment() {
+    for n in 0.. {
+        let xen = machine();
+        let mut side = Side::new(&xen);
+        let before = held(&side.server);
+        xen.fail(Fault::Stolen(n));
+        side.run_driver();
+        side.device.reconfigure(|device| device.0 += 1);
+        side.settle(None);
+        side.device.write(&side.mem, ACK, 4, 2);
+        side.settle(None);
+        assert_so(&mut side, &xen);
+        let made = xen.made();
+        side.device.write(&side.mem, STATUS, 4, 0);
+        side.settle(None);
+        assert_eq!(held(&side.server), before, "{n}");
+        side.run_driver();
+        assert!(side.face.is_showing(), "{n}");
+        side.server.release(|| ());
+        let left = xen.state();
+        assert!(left.given.is_empty() && left.physmap.is_empty());
+        if n > made {
+            break;
+        }
+    }
+}
+
 #[test]
 fn row30_nothing_of_a_guest_that_is_gone_stays_mapped() {
     for error in RELEASED {
@@ -676,6 +799,11 @@ fn row30_nothing_of_a_guest_that_is_gone_stays_mapped() {
         }
         side.server.release(|| ());
         assert!(xen.state().physmap.is_empty(), "{error}");
+        if error == Errno::ESRCH {
+            let calls = xen.calls();
+            let disclaims = calls.iter().filter(|call| *call == "dm_op 15").count();
+            assert!(disclaims <= 3, "{disclaims}: {calls:?}");
+        }
     }
 }
 
