@@ -141,7 +141,7 @@ fn check(raw: &Raw) -> Result<Description, String> {
         None => Table::of(&devices),
         Some(text) => Table::parse(text).ok_or_else(|| {
             format!(
-                "{}: a letter l, e or s for each slot is expected",
+                "{}: a letter l, e or s for each slot is expected: use vdom and driver domain image of one release",
                 keys::TABLE
             )
         })?,

@@ -23,7 +23,7 @@ use super::super::Count;
 use super::super::shown::Face;
 use super::super::signal::{Signal, Wanted};
 use super::{
-    ERRORS, GUEST, IN_MEMORY, Tested, VCPUS_THERE, attach, held, plan_of, server_at, slot,
+    ERRORS, GUEST, IN_MEMORY, Tested, VCPUS_THERE, attach, held, line, plan_of, server_at, slot,
 };
 
 const MAGIC_VALUE: u64 = 0;
@@ -398,7 +398,7 @@ impl Handler {
     fn step(&mut self) {
         self.state = match self.state {
             State::Idle => {
-                let raised = self.guest.xen.interrupts(slot(0).pci_device());
+                let raised = self.guest.xen.interrupts(line(0));
                 if core::mem::replace(&mut self.taken, raised) == raised {
                     return;
                 }
