@@ -65,7 +65,7 @@ for item in interrupt=edge doorbell=posted registers=memory; do
     expect_fail "slots 0 to 15" vdom device-attach many "slot=31,type=blk,backend=ram:1M,serial=S31,$item"
 done
 
-step "eight requests to each disk, all at the same time: to each eight, to others none"
+step "eight requests to each disk, all at the same time: each has eight, and consoles have none"
 type_at many-vd stats
 sleep 2
 snapshot /run/before
@@ -75,8 +75,9 @@ for slot in {0..30}; do
     requests=$(($(of /run/after "$slot" requests) - $(of /run/before "$slot" requests)))
     interrupts=$(($(of /run/after "$slot" interrupts) - $(of /run/before "$slot" interrupts)))
     case $slot in
-        4 | 7 | 20 | 21) assert_eq "$requests $interrupts" "0 0" "requests to slot $slot, and interrupts" ;;
-        5 | 6 | 18 | 19) ;;
+        7 | 21) assert_eq "$requests $interrupts" "0 0" "requests to slot $slot, and interrupts" ;;
+        # Linux asks for random numbers, and its networks are up.
+        4 | 5 | 6 | 18 | 19 | 20) ;;
         *)
             assert_eq "$requests" 8 "requests to slot $slot"
             ((interrupts >= 1 && interrupts <= 8)) || fail "slot $slot: $interrupts interrupts"

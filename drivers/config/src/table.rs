@@ -105,7 +105,7 @@ impl Table {
             } else {
                 &[Declared::Level, Declared::Absent]
             };
-            *place = *all.iter().find(|it| it.letter() == *letter)?;
+            *place = all.iter().copied().find(|it| it.letter() == *letter)?;
         }
         Some(table)
     }
