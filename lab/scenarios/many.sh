@@ -2,7 +2,7 @@
 # A guest with as many devices as there are slots: disks of every kind, network devices, entropy devices, consoles, the first
 # sixteen with lines of their own, level- and edge-triggered. A disk of QEMU's has the line of slot 16. All disks are used at
 # once, and what that costs each is counted. The last device comes late, and another driver domain takes over all of them.
-# timeout: 200
+# timeout: 300
 
 # disks SLOT...: a disk in each of these slots, as it is by default.
 disks() {
@@ -90,6 +90,8 @@ done
 
 step "the last device comes late, and another driver domain takes over all of them"
 expect_ok vdom device-attach many slot=31,type=blk,backend=ram:1M,serial=S31
+nodes=/local/domain/$(xl domid many-vd)/backend/virtio/$(xl domid many)
+assert_eq "$(xenstore-read "$nodes"/{16,31}/{base,irq} | tr '\n' ' ')" "0xfea10000 45 0xfea1f000 16 " "base and irq"
 type_at many 'take 31 S31'
 wait_for 20 "the guest takes it" console_says many '^guest: step take ok'
 everything_again

@@ -196,15 +196,15 @@ fn counters(host: &mut Host, driver: &Domain) -> Result<BTreeMap<String, String>
     let directory = node(driver.id, keys::STATUS_COUNTERS);
     let mut all = BTreeMap::new();
     for name in host.store.list(&directory).at(&driver.name, STEP)? {
-        let text = host.text(&format!("{directory}/{name}"));
-        let Some(text) = text.at(&driver.name, STEP)? else {
-            continue;
-        };
-        // A device's counters are in one node.
+        let path = format!("{directory}/{name}");
+        // A device's counters are in one node, which is longer than what is shown of others.
         if name.starts_with(keys::OF_DEVICE) {
+            let text = host.store.read(&path).at(&driver.name, STEP)?;
+            let text = text.unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
             let of_device = counters::parse(&text);
             all.extend(of_device.map(|(of, value)| (format!("{name}-{of}"), value.to_string())));
-        } else {
+        } else if let Some(text) = host.text(&path).at(&driver.name, STEP)? {
             all.insert(name, text);
         }
     }
