@@ -45,6 +45,7 @@ impl Published {
         let Some(first) = self.next.take() else {
             return;
         };
+        self.make_room(guest);
         let Self {
             common,
             devices,
@@ -73,24 +74,29 @@ impl Published {
         for device in guest.devices().iter() {
             let Some(this) = is_next(next) else { continue };
             let counters = device.counters();
-            let values = || counters.iter().map(|(_, value)| *value);
             let known = devices.iter_mut().find(|(slot, _)| *slot == device.slot());
-            if known
-                .as_ref()
-                .is_some_and(|(_, old)| values().eq(old.iter().copied()))
-            {
+            let Some((_, known)) = known else { continue };
+            let values = || counters.iter().map(|(_, value)| *value);
+            if values().eq(known.iter().copied()) {
                 continue;
             }
             let text = Counters(&counters).to_string();
             match store.post(&path_of(device.slot()), text.as_bytes()) {
-                Ok(true) => match known {
-                    Some((_, old)) => {
-                        old.clear();
-                        old.extend(values());
-                    }
-                    None => devices.push((device.slot(), values().collect())),
-                },
+                Ok(true) => {
+                    known.clear();
+                    known.extend(values());
+                }
                 Ok(false) | Err(_) => *next = Some(this),
+            }
+        }
+    }
+
+    /// Makes room for what is published of each device: all at once, so that from then on the heap says what others take.
+    fn make_room(&mut self, guest: &Guest) {
+        for device in guest.devices().iter() {
+            if !self.devices.iter().any(|(slot, _)| *slot == device.slot()) {
+                let room = Vec::with_capacity(device.counters().len());
+                self.devices.push((device.slot(), room));
             }
         }
     }
