@@ -422,7 +422,7 @@ fn in_xenstore(source: &mut Source<'_>) {
     for number in 0..source.below(SLOTS + 3) {
         let device = worded(source);
         let name = if source.rarely() {
-            let names = ["00", "16", "-1", "x", "255", "99999999999999999999"];
+            let names = ["00", "32", "-1", "x", "255", "99999999999999999999"];
             source.pick(&names).to_owned()
         } else {
             number.to_string()

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use core::hint::black_box;
 
-use vd_config::SlotIndex;
+use vd_config::{SlotIndex, keys};
 use vd_console::{ConsoleDevice, Size};
 use vd_kernel_core::command::{self, Command, Crash};
 use vd_kernel_core::link::{Farewell, Link, Output};
@@ -454,8 +454,21 @@ fn overflow(depth: u64) -> u64 {
     overflow(depth + 1) + black_box(here)[63]
 }
 
-/// Gives every counter to `f`, with the name it has in xenstore.
-pub fn for_each_counter(guest: Option<&Guest>, f: &mut dyn FnMut(&str, u64)) {
+/// Gives every counter to `f`, with its name.
+fn for_each_counter(guest: Option<&Guest>, f: &mut dyn FnMut(&str, u64)) {
+    for_each_common_counter(guest, f);
+    let mut name = heapless::String::<40>::new();
+    for device in guest.iter().flat_map(|guest| guest.devices().iter()) {
+        for (what, value) in device.counters() {
+            name.clear();
+            let _ = write!(name, "{}{}-{what}", keys::OF_DEVICE, device.slot());
+            f(&name, value);
+        }
+    }
+}
+
+/// Gives every counter to `f` that is of no device, with the name it has in xenstore.
+pub fn for_each_common_counter(guest: Option<&Guest>, f: &mut dyn FnMut(&str, u64)) {
     let ioreq = slots::counters();
     for (name, value) in ioreq.named() {
         f(name, value);
@@ -483,13 +496,6 @@ pub fn for_each_counter(guest: Option<&Guest>, f: &mut dyn FnMut(&str, u64)) {
         for (what, value) in uplink.counters() {
             name.clear();
             let _ = write!(name, "uplink-{}-{what}", uplink.vif());
-            f(&name, value);
-        }
-    }
-    for device in guest.iter().flat_map(|guest| guest.devices().iter()) {
-        for (what, value) in device.counters() {
-            name.clear();
-            let _ = write!(name, "device-{}-{what}", device.slot());
             f(&name, value);
         }
     }

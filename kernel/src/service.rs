@@ -4,10 +4,10 @@
 //! asks the domain to stop or the connection broke; the domain sleeps only when there is
 //! nothing to do, and whatever comes before it sleeps wakes it.
 
+mod published;
 mod succession;
 
-use alloc::string::{String, ToString};
-use alloc::vec::Vec;
+use alloc::string::String;
 use core::fmt::Display;
 use core::ops::Range;
 
@@ -17,11 +17,10 @@ use vd_kernel_core::cmdline::Options;
 use vd_kernel_core::description::{self, Description};
 use vd_kernel_core::plug;
 use vd_kernel_core::ticks::{self, TICK};
-use vd_xenbus::number;
 use xen_hypercall::sched::ShutdownReason;
 
 use crate::arch;
-use crate::control::{self, Operator, Request};
+use crate::control::{Operator, Request};
 use crate::counters;
 use crate::dm::bus::Bus;
 use crate::dm::hotplug::{Hotplug, World};
@@ -31,6 +30,7 @@ use crate::vif::Vifs;
 use crate::xen::events::{self, Happened, sleep_unless};
 use crate::xen::store::Store;
 use crate::xen::{self, time};
+use published::Published;
 use succession::Leaving;
 
 /// Nanoseconds that the back ends of disks may take to connect, and to let go.
@@ -87,8 +87,7 @@ pub fn run(store: Store, modules: &[Module], options: &Options) -> ! {
         vbds: Vbds::default(),
         vifs: Vifs::default(),
         held: News::default(),
-        published: Vec::new(),
-        next: None,
+        published: Published::default(),
         operator: Operator::default(),
         leaving: Leaving::default(),
         ticks: ticks::NextTick::default(),
@@ -125,9 +124,7 @@ struct Service {
     /// What xenstore has said while something else was waited for.
     held: News,
     /// Counters as last published.
-    published: Vec<(String, u64)>,
-    /// The counter to go on with, while some are being published.
-    next: Option<usize>,
+    published: Published,
     /// Who is at the console.
     operator: Operator,
     /// How far it is with leaving the guest to another driver domain.
@@ -422,7 +419,7 @@ impl Service {
                     // Waiting for the reply has set the timer to its own deadline.
                     self.wake_for_tick();
                 }
-                self.publish(&guest);
+                self.published.post(&mut self.store, &guest);
                 // Back ends have come or gone, or requests to them have failed.
                 guest.devices_mut().look_at_all();
             }
@@ -444,10 +441,10 @@ impl Service {
                 if !guest.is_alive() {
                     break Stop::GuestGone;
                 }
-                if self.next.is_none() && ticks.is_publishing_due() {
-                    self.next = Some(0);
+                if !self.published.has_begun() && ticks.is_publishing_due() {
+                    self.published.begin();
                 }
-                self.publish(&guest);
+                self.published.post(&mut self.store, &guest);
                 self.ticks.done(time::now());
                 self.wake_for_tick();
             }
@@ -462,7 +459,7 @@ impl Service {
         self.hotplug.close_all(&mut self.store);
         self.close_connections();
         self.summary(&guest);
-        self.publish_all(&guest);
+        self.published.write_all(&mut self.store, &guest);
         stop
     }
 
@@ -482,7 +479,7 @@ impl Service {
         let done = what(&mut self.hotplug, &mut self.store, &mut world);
         let gone = self.hotplug.take_gone();
         if gone != 0 {
-            self.published.retain(|(name, _)| !is_of(name, gone));
+            self.published.forget(gone);
         }
         if self.hotplug.take_changed() {
             // Another driver domain would have to know of it.
@@ -503,65 +500,12 @@ impl Service {
             match request {
                 Request::Shutdown => return true,
                 Request::Publish => {
-                    self.next = Some(0);
-                    self.publish(guest);
+                    self.published.begin();
+                    self.published.post(&mut self.store, guest);
                 }
             }
         }
         false
-    }
-
-    /// Sends the counters that have changed, without waiting. What does not fit follows when xenstored has answered.
-    fn publish(&mut self, guest: &Guest) {
-        let Self {
-            store,
-            published,
-            next,
-            ..
-        } = self;
-        let Some(first) = next.take() else { return };
-        let mut index = 0;
-        control::for_each_counter(Some(guest), &mut |name, value| {
-            let this = index;
-            index += 1;
-            if this < first || next.is_some() {
-                return;
-            }
-            let known = published.iter().position(|(known, _)| known == name);
-            let entry = known.and_then(|at| published.get_mut(at));
-            if entry.as_ref().is_some_and(|(_, old)| *old == value) {
-                return;
-            }
-            let path = keys::CounterPath(name).to_string();
-            match store.post(&path, value.to_string().as_bytes()) {
-                Ok(true) => match entry {
-                    Some(entry) => entry.1 = value,
-                    None => published.push((name.into(), value)),
-                },
-                Ok(false) | Err(_) => *next = Some(this),
-            }
-        });
-    }
-
-    /// Writes all counters that have changed, waiting for xenstored: the guest is not served any more.
-    fn publish_all(&mut self, guest: &Guest) {
-        let Self {
-            store, published, ..
-        } = self;
-        let mut failed = None;
-        control::for_each_counter(Some(guest), &mut |name, value| {
-            let is_this = |(known, old): &(String, u64)| *old == value && known == name;
-            if published.iter().any(is_this) {
-                return;
-            }
-            let path = keys::CounterPath(name).to_string();
-            if failed.is_none() {
-                failed = store.write(&path, value.to_string().as_bytes()).err();
-            }
-        });
-        if let Some(error) = failed {
-            log::debug!("publishing counters: {error}");
-        }
     }
 
     fn summary(&self, guest: &Guest) {
@@ -598,13 +542,6 @@ impl Service {
             );
         }
     }
-}
-
-/// Whether a counter is of one of these slots, which are bits.
-fn is_of(counter: &str, slots: u32) -> bool {
-    let slot = counter.strip_prefix(keys::OF_DEVICE);
-    let slot = slot.and_then(|rest| number::parse::<u32>(rest.split_once('-')?.0));
-    slot.is_some_and(|slot| slots.checked_shr(slot).unwrap_or(0) & 1 != 0)
 }
 
 /// Sleeps until xenstore or a back end has something to say, or until that time.

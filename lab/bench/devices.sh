@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What a request costs when a guest has more devices: sectors of the first disk are read one by one, with 1, 8 and 16
-# devices there. Prints a table between lines "BEGIN devices" and "END devices". With ./run-qemu.sh --icount a cycle is an
+# What a request costs when a guest has more devices: sectors of the first disk are read one by one, with 1, 8, 16 and
+# 32 devices there. Prints a table between lines "BEGIN devices" and "END devices". With ./run-qemu.sh --icount a cycle is an
 # instruction of the machine, whoever's it is.
 
 REQUESTS=200
@@ -14,7 +14,7 @@ settled() { [[ $(value device-0-requests) == "$1" ]]; }
 has_probed() { console_says many '^guest: probe vda'; }
 
 : >/run/table
-for number in 1 8 16; do
+for number in 1 8 16 32; do
     step "$number devices"
     devices=''
     for ((index = 0; index < number; index++)); do

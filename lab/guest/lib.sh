@@ -70,10 +70,15 @@ disk_of() {
     return 1
 }
 
+# device_in SLOT: what Linux calls the platform device there.
+device_in() {
+    printf 'LNRO0005:%02x\n' "$1"
+}
+
 # take_disk SLOT SERIAL: a disk comes: it is as new, and everything that is written can be read back. What is written stays
 # in /run/late.
 take_disk() {
-    echo "LNRO0005:0$1" >$TRANSPORT/bind
+    device_in "$1" >$TRANSPORT/bind
     tries=0
     until taken=$(disk_of "$2"); do
         tries=$((tries + 1))
@@ -89,7 +94,7 @@ take_disk() {
 
 # give_slot SLOT: the driver lets the device there go.
 give_slot() {
-    echo "LNRO0005:0$1" >$TRANSPORT/unbind
+    device_in "$1" >$TRANSPORT/unbind
 }
 
 # run_step NAME: runs the function step_NAME. What it prints is shown if it fails; its last line is the reason.

@@ -21,7 +21,9 @@ refused 'type hvm' port 'vdom_devices = [ "type=blk,backend=module,doorbell=port
 refused 'interrupt .* not known' interrupt 'vdom_devices = [ "type=blk,backend=module,interrupt=loud" ]'
 refused 'type pv ' pv 'type = "pv"'
 refused 'slot 3' twice 'vdom_devices = [ "slot=3,type=blk,backend=module", "slot=3,type=blk,backend=ram:1M" ]'
-refused 'slot' far 'vdom_devices = [ "slot=16,type=blk,backend=module" ]'
+refused '0 to 31' far 'vdom_devices = [ "slot=32,type=blk,backend=module" ]'
+refused 'slots 0 to 15' edge 'vdom_devices = [ "slot=16,type=blk,backend=module,interrupt=edge" ]'
+refused 'slots 0 to 15' posted 'vdom_devices = [ "slot=31,type=blk,backend=module,doorbell=posted" ]'
 refused 'vdom_ramdisk' nomodule -vdom_ramdisk
 refused 'vdom_ramdisk' emptymodule 'vdom_ramdisk = ""'
 refused 'No such file' nofile 'vdom_ramdisk = "/root/nothing.img"'

@@ -89,3 +89,21 @@ wait_for_end 20 paired-vd
 console_says paired '^paired: RESULT PASS' || fail "$(tail -n 3 "$(console paired)")"
 expect_ok vdom destroy paired
 assert_clean
+
+step "the same devices in the last eight slots"
+config=$(sed 's/^name = .*/name = "high"/' /root/examples/paired.cfg)
+for slot in {0..7}; do
+    config=${config/slot=$slot,/slot=$((slot + 24)),}
+done
+echo "$config" >/root/high.cfg
+expect_ok vdom create /root/high.cfg
+wait_for 30 "the guest is ready" console_says high '^paired: ready'
+ask high 8 selftest
+for slot in {24..31}; do
+    assert_eq "$(said_of high "$slot" requests)" 200 "requests to slot $slot"
+done
+type_at high poweroff
+wait_for_end 20 high
+wait_for_end 20 high-vd
+expect_ok vdom destroy high
+assert_clean

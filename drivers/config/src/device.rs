@@ -474,7 +474,7 @@ impl DeviceDescription {
     /// Has it notify as its slot is declared to an HVM guest, as far as the description leaves that open.
     pub fn fit(&mut self, declared: Declared) {
         match declared {
-            Declared::Level => {}
+            Declared::Absent | Declared::Level => {}
             Declared::Edge if self.doorbell() == Doorbell::Posted => {}
             Declared::Edge => drop(self.interrupt.get_or_insert(Interrupt::Edge)),
             Declared::Posted => self.prefer_posted(),
@@ -511,6 +511,21 @@ impl DeviceDescription {
         self.interrupt(guest).check(guest)?;
         self.doorbell().check(guest)?;
         self.memory.check(guest)
+    }
+
+    /// Checks that it can be in that slot of a guest of this type, and that they can notify one another there, and share
+    /// memory.
+    pub fn check_place(&self, guest: TargetType, slot: SlotIndex) -> Result<(), ConfigError> {
+        self.check_guest(guest)?;
+        if slot.has_own_line() {
+            Ok(())
+        } else if self.doorbell() == Doorbell::Posted {
+            Err(ConfigError::PostedNeedsPlace(slot))
+        } else if self.interrupt(guest) == Interrupt::Edge {
+            Err(ConfigError::EdgeNeedsOwnLine(slot))
+        } else {
+            Ok(())
+        }
     }
 
     /// Checks that a disk of that many bytes (the module's, say) consists of whole blocks of this device.

@@ -5,7 +5,7 @@
 
 use crate::device::{Backend, DeviceDescription, DeviceType};
 use crate::error::ConfigError;
-use crate::slot::{SLOTS, SlotIndex};
+use crate::slot::{OWN_LINES, SLOTS, SlotIndex};
 use crate::target::TargetType;
 use crate::vbd::VirtualDisk;
 use crate::vif::VirtualInterface;
@@ -112,11 +112,12 @@ impl Devices {
         SlotIndex::all().filter_map(|slot| Some((slot, self.get(slot)?)))
     }
 
-    /// Has the writes of registers posted wherever the descriptions leave that open and a posted reset does no harm: for an
-    /// HVM guest without a VGA card.
+    /// Has the writes of registers posted wherever the descriptions leave that open and a posted reset does no harm, as far
+    /// as there is room: for an HVM guest without a VGA card.
     pub fn prefer_posted(&mut self) {
         self.slots
             .iter_mut()
+            .take(OWN_LINES)
             .flatten()
             .filter(|device| device.kind().waits_for_reset())
             .for_each(DeviceDescription::prefer_posted);
@@ -167,10 +168,12 @@ impl Devices {
         self.vifs().filter(move |(slot, vif)| is_first(*slot, *vif))
     }
 
-    /// Checks that a guest of this type and each device can notify one another. The error comes with the device's slot.
+    /// Checks that a guest of this type and each device can notify one another, in the slots that they are in. The error comes with the device's slot.
     pub fn check_guest(&self, guest: TargetType) -> Result<(), (SlotIndex, ConfigError)> {
-        self.iter()
-            .try_for_each(|(slot, device)| device.check_guest(guest).map_err(|error| (slot, error)))
+        self.iter().try_for_each(|(slot, device)| {
+            let checked = device.check_place(guest, slot);
+            checked.map_err(|error| (slot, error))
+        })
     }
 
     /// Bytes of memory that RAM disks need, or `None` when 64 bits do not hold the sum.
@@ -191,6 +194,7 @@ impl Devices {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::notify::{Doorbell, Interrupt};
 
     fn parse(texts: &[&str]) -> Result<Devices, (usize, ConfigError)> {
         Devices::parse(texts.iter().map(|text| text.as_bytes()))
@@ -312,10 +316,57 @@ mod tests {
     }
 
     #[test]
-    fn a_seventeenth_device_is_refused() {
-        assert_eq!(parse(&["type=blk,backend=ram:1M"; 16]).unwrap().len(), 16);
-        let error = parse(&["type=blk,backend=ram:1M"; 17]).unwrap_err();
-        assert_eq!(error, (16, ConfigError::NoFreeSlot));
+    fn a_thirty_third_device_is_refused() {
+        assert_eq!(parse(&["type=blk,backend=ram:1M"; 32]).unwrap().len(), 32);
+        let error = parse(&["type=blk,backend=ram:1M"; 33]).unwrap_err();
+        assert_eq!(error, (32, ConfigError::NoFreeSlot));
+    }
+
+    /// Sixteen slots have lines of their own, and places for posted writes.
+    #[test]
+    fn what_needs_a_line_of_its_own_is_named_with_its_slot() {
+        let hvm = TargetType::Hvm;
+        for (text, error) in [
+            ("interrupt=edge", "interrupt=edge is for slots 0 to 15"),
+            ("doorbell=posted", "registers=memory are for slots 0 to 15"),
+            ("registers=memory", "registers=memory are for slots 0 to 15"),
+        ] {
+            for (number, fits) in [(15, true), (16, false), (31, false)] {
+                let text = std::format!("slot={number},type=blk,backend=ram:1M,{text}");
+                let checked = parse(&[&text]).unwrap().check_guest(hvm);
+                match checked {
+                    Ok(()) => assert!(fits, "{text}"),
+                    Err((slot, refused)) => {
+                        assert!(!fits && slot.get() == number, "{text}");
+                        let refused = refused.to_string();
+                        assert!(refused.contains(error), "{refused}");
+                        assert!(refused.contains("slot="), "what to do: {refused}");
+                    }
+                }
+            }
+        }
+        // In a guest without an I/O APIC they are like the others.
+        let message = "slot=31,type=blk,backend=ram:1M,interrupt=msi,doorbell=port";
+        assert_eq!(
+            parse(&[message]).unwrap().check_guest(TargetType::Pvh),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn writes_are_posted_as_far_as_there_is_room() {
+        let mut devices = parse(&["type=blk,backend=ram:1M"; 32]).unwrap();
+        devices.prefer_posted();
+        for (slot, device) in devices.iter() {
+            let expected = if slot.get() < 16 {
+                (Doorbell::Posted, Interrupt::Edge)
+            } else {
+                (Doorbell::Mmio, Interrupt::Intx)
+            };
+            let chosen = (device.doorbell(), device.interrupt(TargetType::Hvm));
+            assert_eq!(chosen, expected, "{slot}");
+        }
+        assert_eq!(devices.check_guest(TargetType::Hvm), Ok(()));
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub enum ConfigError {
     BadSlot(Excerpt),
     /// The slot already has a device.
     SlotTaken(SlotIndex),
-    /// All 16 slots have devices.
+    /// All slots have devices.
     NoFreeSlot,
     /// Two devices want the one module.
     ModuleTaken(SlotIndex),
@@ -138,6 +138,10 @@ pub enum ConfigError {
     GrantsNotForHvm,
     /// Posted register writes, and a line that stays up until it is acknowledged.
     PostedNeedsEdge,
+    /// An edge-triggered interrupt in a slot whose line can be another device's too.
+    EdgeNeedsOwnLine(SlotIndex),
+    /// Posted register writes, or registers in memory, in a slot that has no place for them.
+    PostedNeedsPlace(SlotIndex),
     /// A way to read registers that is not known.
     BadRegisters(Excerpt),
     /// Registers in memory, and writes to them that wait.
@@ -157,12 +161,12 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::BadSlot(text) => write!(f, "slot {text} does not exist: use 0 to 15"),
+            Self::BadSlot(text) => write!(f, "slot {text} does not exist: use 0 to 31"),
             Self::SlotTaken(slot) => write!(
                 f,
                 "slot {slot} is given to two devices: give each its own, or leave out slot= to get the next free one"
             ),
-            Self::NoFreeSlot => write!(f, "all 16 slots are taken: remove a device"),
+            Self::NoFreeSlot => write!(f, "all 32 slots are taken: remove a device"),
             Self::ModuleTaken(slot) => write!(
                 f,
                 "slot {slot} already has backend=module, and a driver domain has one module: use backend=ram:SIZE"
@@ -293,6 +297,14 @@ impl fmt::Display for ConfigError {
             ),
             Self::PostedNeedsEdge => f.write_str(
                 "doorbell=posted goes with interrupt=edge: acknowledgements are posted too, and come too late for a line that stays up",
+            ),
+            Self::EdgeNeedsOwnLine(slot) => write!(
+                f,
+                "interrupt=edge is for slots 0 to 15, and this is slot {slot}, whose line can be a PCI device's too: give the device one of those with slot=, or use interrupt=intx"
+            ),
+            Self::PostedNeedsPlace(slot) => write!(
+                f,
+                "doorbell=posted and registers=memory are for slots 0 to 15, and this is slot {slot}: where Xen posts writes is room for those only; give the device one of them with slot=, or use doorbell=mmio"
             ),
             Self::BadRegisters(text) => write!(
                 f,

@@ -4,6 +4,8 @@
 //! `vdom` owns everything but [`STATUS`], which the driver domain owns. [`COMMIT`] is written last, in the same
 //! transaction as all the rest: who sees it sees everything.
 
+use crate::slot::SlotIndex;
+
 /// The directory of all below. Made by `vdom`; the driver domain may read it.
 pub const ROOT: &str = "virtio-domain";
 /// [`VERSION_VALUE`] or [`VERSION_SUCCESSOR`].
@@ -40,26 +42,26 @@ pub const STATUS_ERROR: &str = "virtio-domain/status/error";
 pub const STATUS_STAGE: &str = "virtio-domain/status/stage";
 /// Where its memory is that another driver domain has a counterpart of: see [`crate::succession::Piece`].
 pub const STATUS_MEMORY: &str = "virtio-domain/status/memory";
-/// Directory of counters: decimal numbers; see [`CounterPath`].
+/// Directory of counters; see [`CounterPath`].
 pub const STATUS_COUNTERS: &str = "virtio-domain/status/counters";
 
-/// Where the counter of that name is. Those of a device, `device-SLOT-NAME`, are in a directory of its own: xenstored
-/// bounds the list of names in one directory.
+/// Where counters are.
 #[derive(Clone, Copy, Debug)]
-pub struct CounterPath<'a>(pub &'a str);
+pub enum CounterPath<'a> {
+    /// The one of that name, which is of no device: a decimal number.
+    Common(&'a str),
+    /// Those of the device in a slot: see [`crate::counters`].
+    Device(SlotIndex),
+}
 
-/// What the names of devices' counters, and of their directories, begin with.
+/// What the names of devices' counters, and of their nodes, begin with.
 pub const OF_DEVICE: &str = "device-";
 
 impl core::fmt::Display for CounterPath<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let parts = self
-            .0
-            .strip_prefix(OF_DEVICE)
-            .and_then(|rest| rest.split_once('-'));
-        match parts {
-            Some((slot, name)) => write!(f, "{STATUS_COUNTERS}/{OF_DEVICE}{slot}/{name}"),
-            None => write!(f, "{STATUS_COUNTERS}/{}", self.0),
+        match self {
+            Self::Common(name) => write!(f, "{STATUS_COUNTERS}/{name}"),
+            Self::Device(slot) => write!(f, "{STATUS_COUNTERS}/{OF_DEVICE}{slot}"),
         }
     }
 }
@@ -120,14 +122,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_of_a_device_are_in_its_directory() {
-        let path = |name| CounterPath(name).to_string();
-        assert_eq!(path("doorbells"), "virtio-domain/status/counters/doorbells");
-        assert_eq!(
-            path("device-15-bytes-read"),
-            "virtio-domain/status/counters/device-15/bytes-read"
-        );
-        assert_eq!(path("device-1"), "virtio-domain/status/counters/device-1");
+    fn counters_of_a_device_are_in_a_node() {
+        let common = CounterPath::Common("doorbells").to_string();
+        assert_eq!(common, "virtio-domain/status/counters/doorbells");
+        let slot = SlotIndex::parse(b"31").unwrap();
+        let device = CounterPath::Device(slot).to_string();
+        assert_eq!(device, "virtio-domain/status/counters/device-31");
     }
 
     /// xenstored takes 2048 bytes a node by default, and keeps the names of its children in it.
@@ -136,6 +136,6 @@ mod tests {
         let devices: usize = crate::SlotIndex::all()
             .map(|slot| format!("device-{slot}").len() + 1)
             .sum();
-        assert!(devices < 200);
+        assert!(devices < 400);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `vdom` writes what this crate formats, the driver domain reads what this crate parses, so the two cannot disagree:
 //! where a device's registers and interrupt are ([`slot`]), what a device is ([`device`], [`devices`], [`vbd`], [`vif`]), where it is
-//! written in xenstore ([`keys`]), for whom it is ([`target`]), how it and its driver notify one another ([`notify`], [`xenbus`]) how its slots are declared to the guest ([`table`]), how the driver domain is doing ([`state`]), and how another one takes
+//! written in xenstore ([`keys`]), for whom it is ([`target`]), how it and its driver notify one another ([`notify`], [`xenbus`]) how its slots are declared to the guest ([`table`]), how the driver domain is doing ([`state`], [`counters`]), and how another one takes
 //! its place ([`succession`]).
 //!
 //! Invariant: every parser takes arbitrary bytes and gives a value or a [`ConfigError`] that names the culprit and the
@@ -23,6 +23,7 @@
 )]
 
 mod console;
+pub mod counters;
 pub mod device;
 pub mod devices;
 pub mod error;
@@ -50,7 +51,7 @@ pub use error::{ConfigError, Excerpt};
 pub use net::{MacAddress, Mtu};
 pub use notify::{Doorbell, Interrupt, Memory, Reads};
 pub use size::ByteSize;
-pub use slot::{SLOTS, SlotIndex};
+pub use slot::{PciLine, SLOTS, SlotIndex};
 pub use state::State;
 pub use table::{Declared, Table};
 pub use target::{Target, TargetType};

@@ -8,7 +8,7 @@ use core::fmt;
 use crate::device::DeviceDescription;
 use crate::devices::Devices;
 use crate::notify::{Doorbell, Interrupt};
-use crate::slot::{SLOTS, SlotIndex};
+use crate::slot::{OWN_LINES, SLOTS, SlotIndex};
 use crate::target::TargetType;
 
 /// How one slot is declared.
@@ -21,6 +21,8 @@ pub enum Declared {
     Edge,
     /// The same, and its registers are where writes are posted.
     Posted,
+    /// Not at all: the guest was started when there were fewer slots.
+    Absent,
 }
 
 impl Declared {
@@ -42,6 +44,7 @@ impl Declared {
             Self::Edge => b'e',
             // Not "p", which was for windows at other addresses: a guest that knows those cannot be taken over.
             Self::Posted => b's',
+            Self::Absent => b'-',
         }
     }
 
@@ -52,6 +55,7 @@ impl Declared {
             Self::Level => "interrupt=intx",
             Self::Edge => "interrupt=edge",
             Self::Posted => "interrupt=edge,doorbell=posted",
+            Self::Absent => "nothing",
         }
     }
 }
@@ -85,14 +89,23 @@ impl Table {
         self.0.get(slot.index()).copied().unwrap_or_default()
     }
 
-    /// What `text` says: a letter for each slot. `None` if it makes no sense.
+    /// What `text` says: a letter for each slot; or for each of the first ones, which were all that there were in former
+    /// releases. `None` if it makes no sense.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
-        let letters: &[u8; SLOTS] = text.try_into().ok()?;
+        if !matches!(text.len(), OWN_LINES | SLOTS) {
+            return None;
+        }
+        let absent = Declared::Absent.letter();
+        let letters = text.iter().chain(core::iter::repeat(&absent));
         let mut table = Self::default();
-        for (place, letter) in table.0.iter_mut().zip(letters) {
-            let all = [Declared::Level, Declared::Edge, Declared::Posted];
-            *place = all.into_iter().find(|it| it.letter() == *letter)?;
+        for ((slot, place), letter) in SlotIndex::all().zip(&mut table.0).zip(letters) {
+            let all: &[_] = if slot.has_own_line() {
+                &[Declared::Level, Declared::Edge, Declared::Posted]
+            } else {
+                &[Declared::Level, Declared::Absent]
+            };
+            *place = all.iter().copied().find(|it| it.letter() == *letter)?;
         }
         Some(table)
     }
@@ -127,7 +140,8 @@ mod tests {
         ];
         let devices = Devices::parse(texts.map(str::as_bytes)).unwrap();
         let table = Table::of(&devices);
-        assert_eq!(table.to_string(), "le-------------s".replace('-', "l"));
+        let posted = "le-------------s".replace('-', "l");
+        assert_eq!(table.to_string(), posted + &"l".repeat(16));
         assert_eq!(Table::parse(table.to_string().as_bytes()), Some(table));
         assert!(table.posts() && !Table::default().posts());
         for (slot, device) in devices.iter() {
@@ -139,11 +153,11 @@ mod tests {
     fn row37_text_that_makes_no_sense() {
         let good = Table::default().to_string().into_bytes();
         assert!(Table::parse(&good).is_some());
-        let mut wrong: Vec<Vec<u8>> = [&b""[..], b"l", &[b'l'; 15], &[b'l'; 17], &[b'l'; 3000]]
-            .map(Vec::from)
-            .to_vec();
+        let lengths = [0, 1, 15, 17, 31, 33, 3000];
+        let mut wrong: Vec<Vec<u8>> = lengths.map(|len| std::vec![b'l'; len]).to_vec();
         for at in 0..SLOTS {
-            for byte in [0, b'L', b'x', 0xff] {
+            let not_here: &[u8] = if at < OWN_LINES { b"-p" } else { b"eps" };
+            for &byte in [0, b'L', b'x', 0xff].iter().chain(not_here) {
                 let mut text = good.clone();
                 text[at] = byte;
                 wrong.push(text);
@@ -152,6 +166,24 @@ mod tests {
         for text in wrong {
             assert_eq!(Table::parse(&text), None, "{text:?}");
         }
+    }
+
+    /// A guest that was started by a release with 16 slots has no others, whoever serves it.
+    #[test]
+    fn of_a_guest_with_fewer_slots_the_others_are_absent() {
+        let text = "leslllllllllllll";
+        let former = Table::parse(text.as_bytes()).unwrap();
+        for slot in SlotIndex::all() {
+            let expected = match slot.get() {
+                1 => Declared::Edge,
+                2 => Declared::Posted,
+                0..16 => Declared::Level,
+                _ => Declared::Absent,
+            };
+            assert_eq!(former.get(slot), expected, "{slot}");
+        }
+        assert_eq!(former.to_string(), std::format!("{text}{}", "-".repeat(16)));
+        assert_eq!(Table::parse(former.to_string().as_bytes()), Some(former));
     }
 
     #[test]

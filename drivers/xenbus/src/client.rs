@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 
 use crate::error::{Violation, XsError};
 use crate::watch::{WatchEvent, WatchQueue};
-use crate::wire::{self, HEADER_SIZE, Header, Op, TxId};
+use crate::wire::{self, HEADER_SIZE, Header, Op, PAYLOAD_MAX, TxId};
 
 /// Most requests that may be under way.
 pub const MAX_OUTSTANDING: usize = 16;
@@ -71,6 +71,9 @@ struct Outstanding {
     tx: TxId,
 }
 
+/// Bytes of the longest message.
+const LONGEST: usize = HEADER_SIZE + PAYLOAD_MAX;
+
 /// The client's state.
 #[derive(Debug, Default)]
 pub struct Client {
@@ -88,7 +91,11 @@ pub struct Client {
 impl Client {
     /// A client on a fresh connection.
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            // So that it does not grow later: it holds the longest message.
+            output: VecDeque::with_capacity(LONGEST),
+            ..Self::default()
+        }
     }
 
     /// Puts a request into the output.

@@ -187,11 +187,12 @@ impl<T: Transport> Xenstore<T> {
         }
     }
 
-    /// Sends a write whose answer nobody waits for. `false` if too many are under way: try again later.
+    /// Sends a write whose answer nobody waits for. `false` if too many are under way, or the daemon has not taken all of the
+    /// last one: try again later.
     pub fn post(&mut self, path: &str, value: &[u8]) -> Result<bool, Error> {
         const OP: Op = Op::Write;
         self.service()?;
-        if self.posted.len() >= MAX_POSTED {
+        if self.posted.len() >= MAX_POSTED || !self.client.output().is_empty() {
             return Ok(false);
         }
         check_path(OP, path)?;

@@ -452,3 +452,24 @@ fn posted_writes_do_not_wait_and_are_bounded() {
     assert_eq!((store.refused_posts(), store.counters().strays), (1, 0));
     assert!(store.post("bad//path", b"1").is_err());
 }
+
+/// What does not fit into the ring is kept until the daemon has taken what is there: one message, however many there are.
+#[test]
+fn posted_writes_that_are_long_wait_for_the_last_one() {
+    let (mut store, daemon) = connect();
+    let long = [b'1'; 1500];
+    assert_eq!(store.post("counters/a", &long), Ok(true));
+    assert_eq!(store.post("counters/b", &long), Ok(false), "try again");
+    assert_eq!(store.post("counters/c", b"2"), Ok(false), "try again");
+    for _ in 0..4 {
+        daemon.borrow_mut().run();
+        store.service().unwrap();
+    }
+    let value = |name| {
+        let daemon = daemon.borrow();
+        daemon.get(&format!("/local/domain/5/counters/{name}"))
+    };
+    assert_eq!(value("a").unwrap(), long);
+    assert_eq!((value("b"), value("c")), (None, None));
+    assert_eq!(store.post("counters/b", &long), Ok(true));
+}

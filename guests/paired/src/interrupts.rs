@@ -47,6 +47,10 @@ vectors! {
     message_4 = 4 message_5 = 5 message_6 = 6 message_7 = 7
     message_8 = 8 message_9 = 9 message_10 = 10 message_11 = 11
     message_12 = 12 message_13 = 13 message_14 = 14 message_15 = 15
+    message_16 = 16 message_17 = 17 message_18 = 18 message_19 = 19
+    message_20 = 20 message_21 = 21 message_22 = 22 message_23 = 23
+    message_24 = 24 message_25 = 25 message_26 = 26 message_27 = 27
+    message_28 = 28 message_29 = 29 message_30 = 30 message_31 = 31
 }
 
 #[unsafe(naked)]

@@ -210,7 +210,7 @@ mod tests {
             "quiet",
             "run=",
             "run=selftest,nothing",
-            "run=selftest:16",
+            "run=selftest:32",
             "run=selftest:1:2",
             "requests=0",
             "requests=x",

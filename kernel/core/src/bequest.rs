@@ -269,7 +269,8 @@ mod tests {
         };
         for (body, whole) in [
             (&[1, 0, 0, 0, 0, 0][..], true),
-            (&[1, 16, 0, 0, 0, 0], false),
+            (&[1, 31, 0, 0, 0, 0], true),
+            (&[1, 32, 0, 0, 0, 0], false),
             (&[1, 0, 1, 0, 0, 0], false),
             (&[1, 0, 255, 255, 255, 255], false),
             (&[255, 0, 0, 0, 0, 0], false),
@@ -284,8 +285,8 @@ mod tests {
 
     #[test]
     fn there_is_room_for_all() {
-        let largest = 16 * (200 + vd_config::MAX_VIRTQUEUES as usize * 40);
-        assert!(room(16, 0) >= HEADER + largest);
+        let largest = 32 * (200 + vd_config::MAX_VIRTQUEUES as usize * 40);
+        assert!(room(32, 0) >= HEADER + largest);
         assert_eq!(room(1, 0) % 4096, 0);
     }
 }

@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(parse("link 3 data 7"), Command::Link { slot, port, nonce });
         for bad in [
             "attach",
-            "attach 16",
+            "attach 32",
             "attach 3 data x",
             "link 3 data",
             "link 3 data x",

@@ -5,16 +5,16 @@
 
 use vd_config::SLOTS;
 
-/// A bit for each slot.
-pub const ALL: u32 = {
-    assert!(SLOTS < 32);
+/// A bit for each slot. There are bits left for what is no slot.
+pub const ALL: u64 = {
+    assert!(SLOTS < 64);
     (1 << SLOTS) - 1
 };
 
 /// Slots with something to do, as bits, and whose turn comes first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Due {
-    slots: u32,
+    slots: u64,
     first: u32,
 }
 
@@ -31,7 +31,7 @@ impl Due {
     /// This slot is to be looked at.
     pub fn mark(&mut self, slot: usize) {
         let slot = u32::try_from(slot).unwrap_or(u32::MAX);
-        self.slots |= 1u32.checked_shl(slot).unwrap_or(0) & ALL;
+        self.slots |= 1u64.checked_shl(slot).unwrap_or(0) & ALL;
     }
 
     /// All slots are.
@@ -40,7 +40,7 @@ impl Due {
     }
 
     /// Takes the marks, and `more`, for a pass. What devices share the first gets most of, so each slot in its turn is the first.
-    pub fn take(&mut self, more: u32) -> Turns {
+    pub fn take(&mut self, more: u64) -> Turns {
         let slots = core::mem::take(&mut self.slots) | more & ALL;
         let behind = ALL.checked_shl(self.first).unwrap_or(0);
         self.first = self
@@ -64,20 +64,20 @@ impl Default for Due {
 /// The slots of a pass in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turns {
-    now: u32,
-    then: u32,
+    now: u64,
+    then: u64,
 }
 
 impl Turns {
     /// All of these, as bits.
     #[must_use]
-    pub fn slots(self) -> u32 {
+    pub fn slots(self) -> u64 {
         self.now | self.then
     }
 
     /// These slots, from the lowest on.
     #[must_use]
-    pub fn of(slots: u32) -> Self {
+    pub fn of(slots: u64) -> Self {
         Self {
             now: slots,
             then: 0,
@@ -95,7 +95,7 @@ impl Iterator for Turns {
         let slot = self.now.trailing_zeros();
         // Without its lowest bit; there may be none.
         self.now &= self.now.wrapping_sub(1);
-        (slot < u32::BITS).then_some(slot as usize)
+        (slot < u64::BITS).then_some(slot as usize)
     }
 }
 
@@ -105,7 +105,7 @@ mod tests {
 
     use super::*;
 
-    fn take(due: &mut Due, more: u32) -> Vec<usize> {
+    fn take(due: &mut Due, more: u64) -> Vec<usize> {
         due.take(more).collect()
     }
 
@@ -120,23 +120,31 @@ mod tests {
         }
     }
 
+    /// Sets of slots: all that there are of twelve slots at either end and of every second slot, and some of all slots.
+    fn sets() -> impl Iterator<Item = u64> {
+        const FEW: usize = 12;
+        let spread =
+            |set: u64| (0..FEW).fold(0, |sum, bit| sum | (set >> bit & 1) << (2 * bit + 1));
+        let of_few =
+            (0..1_u64 << FEW).flat_map(move |set| [set, set << (SLOTS - FEW), spread(set)]);
+        // An odd number's multiples are all over the place.
+        let others = (0..4096_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11 & ALL);
+        of_few.chain(others).chain([ALL])
+    }
+
     #[test]
     fn every_set_of_slots_comes_once_and_in_turn() {
         let mut due = Due::new();
         take(&mut due, 0);
-        // So that every set meets every first slot.
-        for (pass, slots) in (0..=ALL)
-            .cycle()
-            .take((ALL as usize + 2) * SLOTS)
-            .enumerate()
-        {
+        let sets: Vec<u64> = sets().collect();
+        // So that every set meets every first slot: their number has no divisor in common with that of the slots.
+        assert!(!sets.len().is_multiple_of(2) && SLOTS.is_power_of_two());
+        for (pass, &slots) in sets.iter().cycle().take(sets.len() * SLOTS).enumerate() {
             let first = (pass + 1) % SLOTS;
             // Half of them marked, the others told of by somebody else.
-            let (marked, told) = (slots & 0x5555_5555, slots & 0xaaaa_aaaa);
-            (0..SLOTS)
-                .filter(|slot| marked >> slot & 1 != 0)
-                .for_each(|slot| due.mark(slot));
-            let turns = due.take(told);
+            let marked = slots & 0x5555_5555_5555_5555;
+            Turns::of(marked).for_each(|slot| due.mark(slot));
+            let turns = due.take(slots & !marked);
             assert_eq!(turns.slots(), slots);
             let order = (first..SLOTS).chain(0..first);
             let expected = order.filter(|slot| slots >> slot & 1 != 0);
@@ -164,7 +172,7 @@ mod tests {
     fn what_is_no_slot_is_never_due() {
         let mut due = Due::new();
         take(&mut due, 0);
-        for slot in [SLOTS, 31, 32, 64, usize::MAX] {
+        for slot in [SLOTS, 63, 64, 65, usize::MAX] {
             due.mark(slot);
         }
         assert!(take(&mut due, !ALL).is_empty());
@@ -172,7 +180,8 @@ mod tests {
 
     #[test]
     fn slots_of_a_set_come_from_the_lowest_on() {
-        assert_eq!(Turns::of(0x8005).collect::<Vec<_>>(), [0, 2, 15]);
+        let slots = Turns::of(1 << 63 | 0x8000_8005).collect::<Vec<_>>();
+        assert_eq!(slots, [0, 2, 15, 31, 63]);
         assert_eq!(Turns::of(0).next(), None);
     }
 }

@@ -66,7 +66,7 @@ impl Ground {
     /// Why it cannot be had, and what to do, for the operator.
     pub fn insert(&mut self, slot: SlotIndex, device: DeviceDescription) -> Result<(), String> {
         let refuse = |error: vd_config::ConfigError| format!("device {slot}: {error}");
-        device.check_guest(self.guest).map_err(refuse)?;
+        device.check_place(self.guest, slot).map_err(refuse)?;
         self.check_declared(slot, &device)?;
         if device.doorbell() == Doorbell::Port && !self.ports {
             return Err(format!(
@@ -99,6 +99,12 @@ impl Ground {
         let wanted = Declared::of(device);
         if wanted == declared {
             return Ok(());
+        }
+        if declared == Declared::Absent {
+            return Err(format!(
+                "device {slot}: the guest was started by a release without this slot, and has not heard of it: start the guest \
+                 again, or use one of the first slots"
+            ));
         }
         Err(format!(
             "device {slot}: {} is not what the ACPI table that the guest has read says of this slot: {}",
@@ -163,6 +169,9 @@ mod tests {
         ground.table = Table::parse(b"lllsllllllllllll").unwrap();
         let error = insert(&mut ground, 3, RAM).unwrap_err();
         assert!(error.contains("ACPI table"), "{error}");
+        // Nor had its release other slots.
+        let error = insert(&mut ground, 16, RAM).unwrap_err();
+        assert!(error.contains("start the guest again"), "{error}");
         assert_eq!(insert(&mut ground, 3, posted), Ok(()));
         assert!(insert(&mut ground, 4, posted).is_err());
         assert_eq!(insert(&mut ground, 4, RAM), Ok(()));
@@ -241,5 +250,8 @@ mod tests {
         assert!(insert(&mut hvm, 1, "type=blk,backend=ram:1M,interrupt=msi").is_err());
         let mut pvh = ground("pvh", &[RAM]);
         assert!(insert(&mut pvh, 1, "type=blk,backend=ram:1M,interrupt=edge").is_err());
+        let error = insert(&mut hvm, 31, "type=blk,backend=ram:1M,interrupt=edge").unwrap_err();
+        assert!(error.contains("slots 0 to 15"), "{error}");
+        assert_eq!(insert(&mut hvm, 31, RAM), Ok(()));
     }
 }

@@ -109,7 +109,7 @@ pub struct DeviceTable {
     /// Those that the next pass has to look at.
     due: Due,
     /// The slots of network devices, as bits: what one does may be for another.
-    ports: u32,
+    ports: u64,
     /// An uplink has something to do.
     uplinks_due: bool,
     /// If no requests to disks of other domains are taken: how many were under way when that was looked at last.
@@ -524,7 +524,7 @@ impl DeviceTable {
     }
 
     /// Moves frames between uplinks and their switches, and tells devices of links that went up or down.
-    fn run_uplinks(&mut self, memory: &Memory, masked: u32) -> bool {
+    fn run_uplinks(&mut self, memory: &Memory, masked: u64) -> bool {
         let mut more = false;
         for index in 0..self.networks.len() {
             let Some(Network {
@@ -566,7 +566,7 @@ impl DeviceTable {
     }
 
     /// Of the devices in these slots wakes the queues for which others have left something. Returns whether there is such a one.
-    fn wake(&mut self, slots: u32) -> bool {
+    fn wake(&mut self, slots: u64) -> bool {
         let mut woken = false;
         for index in Turns::of(slots) {
             if let Some(Some(device)) = self.slots.get_mut(index)
@@ -701,7 +701,7 @@ impl Device {
     /// Wakes the queues that have something to do without a kick. Returns whether there is something to do.
     fn take_wakes(&mut self) -> bool {
         let wakes = self.transport.device_mut().take_wakes();
-        for queue in Turns::of(wakes) {
+        for queue in Turns::of(wakes.into()) {
             self.transport.wake(queue as u16);
         }
         wakes != 0 && self.transport.has_work()

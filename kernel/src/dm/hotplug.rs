@@ -514,7 +514,7 @@ impl Hotplug {
         self.forget(world.vbds, slot);
         self.gone |= 1 << slot.get();
         self.changed = true;
-        let path = format!("{}/{}{slot}", keys::STATUS_COUNTERS, keys::OF_DEVICE);
+        let path = keys::CounterPath::Device(slot).to_string();
         if let Err(error) = store.rm(&path) {
             log::debug!("{path}: {error}");
         }

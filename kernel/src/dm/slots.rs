@@ -191,9 +191,8 @@ pub fn payload(device: usize) -> u64 {
 }
 
 /// The devices with kicks since this was asked last, as bits.
-pub fn take_due() -> u32 {
-    // There are no more than slots.
-    SERVER.take_due() as u32
+pub fn take_due() -> u64 {
+    SERVER.take_due()
 }
 
 /// Calls `kicked` for each queue of a device that was kicked, with what the guest wrote if that is certain.

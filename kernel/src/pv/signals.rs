@@ -18,11 +18,12 @@ const EVENTS_PER_PASS: u32 = 64;
 
 /// Devices that can be told apart.
 const DEVICES: usize = 2 * SLOTS;
+const _: () = assert!(DEVICES <= u64::BITS as usize);
 
 /// A bit for each device whose back end has sent an event.
-static RUNG: AtomicU32 = AtomicU32::new(0);
+static RUNG: AtomicU64 = AtomicU64::new(0);
 /// The same for those with an event channel that is masked.
-static MASKED: AtomicU32 = AtomicU32::new(0);
+static MASKED: AtomicU64 = AtomicU64::new(0);
 static EVENTS: AtomicU32 = AtomicU32::new(0);
 
 /// Events by device, ever.
@@ -39,7 +40,7 @@ pub fn on_source(port: EvtchnPort, source: u16) -> bool {
         return false;
     }
     let device = source & 0xff;
-    let bit = 1 << (device & 31);
+    let bit = 1 << (device & 63);
     if let Some(count) = COUNTS.get(usize::from(device)) {
         counters::add(count, 1);
     }
@@ -56,9 +57,9 @@ pub fn on_source(port: EvtchnPort, source: u16) -> bool {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heard {
     /// Those whose ring has to be looked at.
-    pub rung: u32,
+    pub rung: u64,
     /// Of these, those with event channels that are masked.
-    pub masked: u32,
+    pub masked: u64,
 }
 
 /// A pass of the main loop begins, which looks at the rings that this tells of.

@@ -10,9 +10,9 @@ use vd_blkif::{Config, Disk};
 use crate::pv::Pages;
 
 /// Pages for data, and pieces of guests' buffers, that all disks together have; and how many one has at least and at most.
-const DATA_PAGES: (usize, usize, usize) = (2048, 128, 512);
-const PIECES: (usize, usize, usize) = (8192, 512, 4096);
-const REQUESTS: (usize, usize, usize) = (512, 32, 128);
+const DATA_PAGES: (usize, usize, usize) = (2048, 64, 512);
+const PIECES: (usize, usize, usize) = (8192, 256, 4096);
+const REQUESTS: (usize, usize, usize) = (512, 16, 128);
 
 /// One disk's share, when there are `disks`.
 fn share((all, least, most): (usize, usize, usize), disks: usize) -> u16 {

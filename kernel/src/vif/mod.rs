@@ -66,7 +66,7 @@ impl Shared {
     }
 
     /// Lets the events of its back end through that were held back, if its bit is set.
-    pub fn listen_again(&self, masked: u32) {
+    pub fn listen_again(&self, masked: u64) {
         if masked >> self.served().index() & 1 != 0 {
             self.uplink.borrow().vif().platform().listen_again();
         }

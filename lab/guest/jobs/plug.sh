@@ -19,7 +19,7 @@ step_give() {
 
 # A slot without a device is passed by, as at boot.
 step_empty() {
-    if echo "LNRO0005:0$SLOT" >"$TRANSPORT/bind"; then
+    if device_in "$SLOT" >"$TRANSPORT/bind"; then
         echo "something is there" && return 1
     fi
 }

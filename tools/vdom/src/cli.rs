@@ -69,7 +69,7 @@ paused), then attach, then let the guest run. A driver domain serves one guest f
 const DEVICE_MORE: &str = "\
 A slot without a device is a placeholder in the guest, which its driver has passed by. When a device is there, and
 nothing before, a Linux guest takes slot N (two hexadecimal digits) by
-  echo LNRO0005:0N > /sys/bus/platform/drivers/virtio-mmio/bind
+  echo LNRO0005:NN > /sys/bus/platform/drivers/virtio-mmio/bind
 and lets it go by writing the same to unbind, which is to be done before it is detached. A disk or network
 interface behind it is given to the driver domain before: xl block-attach, xl network-attach.";
 

@@ -304,7 +304,7 @@ impl Needs<'_> {
                 | Backend::Vif(_) => None,
             });
         let uplinks = self.devices.uplinks().count();
-        let memory = memory_mib(disks, module, uplinks);
+        let memory = memory_mib(self.devices.len(), disks, module, uplinks);
         let memory = memory.and_then(|it| it.checked_add(self.reserve_mib));
         memory.ok_or_else(|| {
             Trouble::new(

@@ -141,7 +141,9 @@ fn choose(
     {
         device.fit(table.get(slot));
     }
-    device.check_guest(kind).map_err(|error| fail(&error))?;
+    device
+        .check_place(kind, slot)
+        .map_err(|error| fail(&error))?;
     Ok((slot, device))
 }
 

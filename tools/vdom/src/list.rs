@@ -1,8 +1,9 @@
 //! The commands `vdom list` and `vdom stats`: what driver domains say about themselves.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use vd_config::{DeviceDescription, SlotIndex, keys};
+use vd_config::{DeviceDescription, SlotIndex, counters, keys};
 
 use crate::claim::Claim;
 use crate::failure::{At, Failure, Trouble};
@@ -81,7 +82,7 @@ fn shown_state(host: &mut Host, driver: &Domain) -> Result<String, Failure> {
 }
 
 fn counter_path(id: u16, name: &str) -> String {
-    node(id, &keys::CounterPath(name).to_string())
+    node(id, &keys::CounterPath::Common(name).to_string())
 }
 
 /// A device, or why its description cannot be read.
@@ -184,33 +185,30 @@ fn describe(host: &mut Host, driver: &Domain, text: &mut String) -> Result<(), F
         };
         line(&format!("slot {slot}"), &shown);
     }
-    for counter in counters(host, driver)? {
-        if let Some(value) = host
-            .text(&counter_path(driver.id, &counter))
-            .at(name, STEP)?
-        {
-            line(&counter, &value);
-        }
+    for (counter, value) in counters(host, driver)? {
+        line(&counter, &value);
     }
     Ok(())
 }
 
-/// The names of all counters.
-fn counters(host: &mut Host, driver: &Domain) -> Result<Vec<String>, Failure> {
+/// All counters by name.
+fn counters(host: &mut Host, driver: &Domain) -> Result<BTreeMap<String, String>, Failure> {
     let directory = node(driver.id, keys::STATUS_COUNTERS);
-    let mut names = Vec::new();
+    let mut all = BTreeMap::new();
     for name in host.store.list(&directory).at(&driver.name, STEP)? {
-        // A device's counters have a directory of their own.
+        let path = format!("{directory}/{name}");
+        // A device's counters are in one node, which is longer than what is shown of others.
         if name.starts_with(keys::OF_DEVICE) {
-            let below = host.store.list(&format!("{directory}/{name}"));
-            let below = below.at(&driver.name, STEP)?;
-            names.extend(below.iter().map(|counter| format!("{name}-{counter}")));
-        } else {
-            names.push(name);
+            let text = host.store.read(&path).at(&driver.name, STEP)?;
+            let text = text.unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let of_device = counters::parse(&text);
+            all.extend(of_device.map(|(of, value)| (format!("{name}-{of}"), value.to_string())));
+        } else if let Some(text) = host.text(&path).at(&driver.name, STEP)? {
+            all.insert(name, text);
         }
     }
-    names.sort();
-    Ok(names)
+    Ok(all)
 }
 
 /// Columns as wide as their widest entry; the last one as wide as it is.

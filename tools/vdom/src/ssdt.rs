@@ -24,14 +24,21 @@ struct Slot {
     window: u64,
     /// Whether its interrupt is edge-triggered.
     edge: bool,
+    /// Whether its line can be a PCI device's too: then it has to be declared as those are.
+    shared: bool,
 }
 
 impl Aml for Slot {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
-        let Slot { slot, window, edge } = *self;
+        let Slot {
+            slot,
+            window,
+            edge,
+            shared,
+        } = *self;
         let base = u32::try_from(window).unwrap_or(u32::MAX);
         let window = Memory32Fixed::new(true, base, WINDOW_SIZE as u32);
-        let (consumer, active_low, shared) = (true, false, false);
+        let (consumer, active_low) = (true, shared);
         let interrupt = Interrupt::new(consumer, edge, active_low, shared, slot.gsi());
         Device::new(
             Path::new(&format!("VD{:02}", slot.get())),
@@ -56,10 +63,11 @@ pub(crate) fn table(devices: &Devices) -> Vec<u8> {
         .map(|slot| Slot {
             slot,
             window: match table.get(slot) {
-                Declared::Level | Declared::Edge => slot.base(),
+                Declared::Level | Declared::Edge | Declared::Absent => slot.base(),
                 Declared::Posted => slot.posted_base(),
             },
-            edge: table.get(slot) != Declared::Level,
+            edge: matches!(table.get(slot), Declared::Edge | Declared::Posted),
+            shared: !slot.has_own_line(),
         })
         .collect();
     let devices: Vec<&dyn Aml> = slots.iter().map(|slot| slot as &dyn Aml).collect();

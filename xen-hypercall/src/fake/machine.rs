@@ -93,8 +93,8 @@ pub struct State {
     pub ports: BTreeMap<u32, Port>,
     /// What is mapped in the caller's physmap, by frame number.
     pub physmap: BTreeMap<u64, Mapped>,
-    /// PCI devices whose INTA is up.
-    pub lines: BTreeSet<u8>,
+    /// Lines of PCI devices that are up: the device, and 0 for INTA to 3 for INTD.
+    pub lines: BTreeSet<(u8, u8)>,
     /// Frames that the caller has given the guest, and their type.
     pub given: BTreeMap<u64, MemType>,
     /// The server that gets what is written to frames of its type.
@@ -114,7 +114,7 @@ struct Hidden {
     offered: BTreeSet<u32>,
     /// Frames that the guest has.
     ram: BTreeSet<u64>,
-    interrupts: BTreeMap<u8, u64>,
+    interrupts: BTreeMap<(u8, u8), u64>,
     messages: u64,
     events: BTreeMap<u32, u64>,
     calls: Vec<String>,
@@ -376,14 +376,14 @@ impl Machine {
     }
 
     /// How often a device has interrupted the guest by its line, that is by raising it.
-    pub fn interrupts(&self, device: u8) -> u64 {
+    pub fn interrupts(&self, line: (u8, u8)) -> u64 {
         let hidden = self.hidden.borrow();
-        hidden.interrupts.get(&device).copied().unwrap_or(0)
+        hidden.interrupts.get(&line).copied().unwrap_or(0)
     }
 
     /// Whether a device's line is up.
-    pub fn is_up(&self, device: u8) -> bool {
-        self.state.borrow().lines.contains(&device)
+    pub fn is_up(&self, line: (u8, u8)) -> bool {
+        self.state.borrow().lines.contains(&line)
     }
 
     /// How many messages have interrupted the guest.
@@ -621,12 +621,14 @@ impl Machine {
             }
             dm::op::SET_PCI_INTX_LEVEL => {
                 let arg = at.get::<dm::SetPciIntxLevel>();
-                assert_eq!((arg.domain, arg.bus, arg.intx), (0, 0, 0));
+                assert_eq!((arg.domain, arg.bus), (0, 0));
+                assert!(arg.device < 32 && arg.intx < 4);
+                let line = (arg.device, arg.intx);
                 if arg.level == 0 {
-                    state.lines.remove(&arg.device);
-                } else if state.lines.insert(arg.device) {
+                    state.lines.remove(&line);
+                } else if state.lines.insert(line) {
                     let mut hidden = self.hidden.borrow_mut();
-                    *hidden.interrupts.entry(arg.device).or_default() += 1;
+                    *hidden.interrupts.entry(line).or_default() += 1;
                 }
             }
             dm::op::INJECT_MSI => self.hidden.borrow_mut().messages += 1,

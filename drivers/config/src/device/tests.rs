@@ -380,7 +380,7 @@ fn malformed_strings_say_what_is_wrong() {
         E::SizeTooLarge(_)
     ));
     assert!(matches!(
-        refusal("slot=16,type=blk,backend=module"),
+        refusal("slot=32,type=blk,backend=module"),
         E::BadSlot(_)
     ));
     assert!(matches!(
@@ -534,7 +534,7 @@ fn any_device() -> impl Strategy<Value = DeviceDescription> {
 
 proptest! {
     #[test]
-    fn text_and_back_is_the_same(device in any_device(), number in 0_u8..16) {
+    fn text_and_back_is_the_same(device in any_device(), number in 0_u8..32) {
         let text = format!("slot={number},{device}");
         let (slot, parsed) = DeviceDescription::parse(text.as_bytes()).unwrap();
         prop_assert_eq!(slot, SlotIndex::new(number));

@@ -229,35 +229,35 @@ fn a_directory_that_is_taken_away_takes_the_device_along() {
 #[test]
 fn what_cannot_be_had_is_refused_and_may_be_asked_for_again() {
     let mut bench = Bench::new();
-    bench.create(20);
-    assert_eq!(bench.asks(), [Ask::Attach(place(20))]);
-    assert_eq!(place(20).slot(), None);
+    bench.create(40);
+    assert_eq!(bench.asks(), [Ask::Attach(place(40))]);
+    assert_eq!(place(40).slot(), None);
     bench
         .plug
-        .refuse(&mut bench.store, place(20), "there are 16 slots", bench.now)
+        .refuse(&mut bench.store, place(40), "there are 32 slots", bench.now)
         .unwrap();
     assert_eq!(bench.asks(), []);
-    assert_eq!(bench.state(20).as_deref(), Some("6"));
+    assert_eq!(bench.state(40).as_deref(), Some("6"));
     assert_eq!(
-        bench.ours(20, "error").as_deref(),
-        Some("there are 16 slots")
+        bench.ours(40, "error").as_deref(),
+        Some("there are 32 slots")
     );
     // It stays there for whoever wants to know, until the toolstack takes it away or tries again.
     bench.now += 10 * LINGER;
     assert_eq!(bench.asks(), []);
     assert!(bench.plug.deadline().is_none());
-    bench.create(20);
-    assert_eq!(bench.asks(), [Ask::Attach(place(20))]);
-    bench.remove(20, false);
+    bench.create(40);
+    assert_eq!(bench.asks(), [Ask::Attach(place(40))]);
+    bench.remove(40, false);
     let ask = Ask::Detach {
-        place: place(20),
+        place: place(40),
         forced: true,
     };
     assert_eq!(bench.asks(), [ask]);
-    bench.closed(20);
+    bench.closed(40);
     bench.now += LINGER;
     bench.asks();
-    assert_eq!(bench.state(20), None);
+    assert_eq!(bench.state(40), None);
 }
 
 /// As when creation is rolled back before there was a guest to serve.

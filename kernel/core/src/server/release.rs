@@ -5,8 +5,7 @@
 
 use core::sync::atomic::Ordering;
 
-use vd_config::SlotIndex;
-use vd_config::slot::INTX;
+use vd_config::{PciLine, SlotIndex};
 use vd_ioreq::answer_all;
 use xen_hypercall::dm::{self, ServerId};
 use xen_hypercall::{DomId, Errno, event_channel};
@@ -69,7 +68,8 @@ impl<P: Platform> Server<P> {
         for slot in SlotIndex::all().filter(|slot| lines >> slot.get() & 1 != 0) {
             let lowered = insist(|| {
                 let xen = self.platform.xen();
-                dm::set_pci_intx_level(xen, guest, slot.pci_device(), INTX, false)
+                let PciLine { device, intx } = slot.line();
+                dm::set_pci_intx_level(xen, guest, device, intx, false)
             });
             // What Xen has not lowered stays recorded, unless there is nobody left to interrupt.
             if matches!(lowered, Ok(()) | Err(Errno::ESRCH)) {

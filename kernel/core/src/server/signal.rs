@@ -4,7 +4,7 @@
 //! that a driver need not acknowledge anything. What fires before the guest's driver has said where to is kept: it is
 //! made up for once that is known.
 
-use vd_config::{Interrupt, SlotIndex, slot::INTX};
+use vd_config::{Interrupt, PciLine, SlotIndex};
 use vd_virtio::counters::Counters;
 use xen_hypercall::batch::{self, Call};
 use xen_hypercall::{DomId, Errno, EvtchnPort, dm};
@@ -58,10 +58,11 @@ impl Wanted {
 
 /// A change of a line, as a call.
 fn level(guest: DomId, slot: SlotIndex, level: bool) -> Call {
+    let PciLine { device, intx } = slot.line();
     Call::PciIntxLevel {
         guest,
-        device: slot.pci_device(),
-        intx: INTX,
+        device,
+        intx,
         level,
     }
 }

@@ -34,8 +34,8 @@ unsafe extern "C" {
 
 const GIB: u64 = 1 << 30;
 const SPECIAL_FRAMES: u64 = 512;
-/// Most pages that other domains' grants are mapped to: what 16 devices with four queues of 32768 entries need.
-const GRANT_FRAMES: u64 = 1 << 14;
+/// Most pages that other domains' grants are mapped to: what 32 devices with four queues of 32768 entries need.
+const GRANT_FRAMES: u64 = 1 << 15;
 
 static SPACE: IrqLock<Option<AddressSpace<'static>>> = IrqLock::new(None);
 static SPECIAL: IrqLock<Option<FrameSet<'static>>> = IrqLock::new(None);

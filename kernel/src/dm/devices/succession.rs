@@ -48,7 +48,7 @@ impl DeviceTable {
     }
 
     /// Goes on with what a device has under way, and takes nothing. Returns how much is left.
-    pub(super) fn drain(&mut self, index: usize, memory: &Memory, masked: u32) -> u32 {
+    pub(super) fn drain(&mut self, index: usize, memory: &Memory, masked: u64) -> u32 {
         let Self { slots, scratch, .. } = self;
         let Some(Some(device)) = slots.get_mut(index) else {
             return 0;

@@ -6,6 +6,9 @@ use std::path::Path;
 
 /// MiB for the image, its heap, stacks and page tables.
 const BASE_MIB: u64 = 16;
+/// How many devices that is enough for, whatever they are; and how many more one more MiB is for.
+const BASE_DEVICES: usize = 16;
+const DEVICES_PER_MIB: usize = 4;
 /// MiB for the pages that frames of one network interface pass through.
 const UPLINK_MIB: u64 = 2;
 const MIB: u64 = 1 << 20;
@@ -18,16 +21,22 @@ const SLACK_PAGES: u64 = 128;
 /// Where a PVH domain's memory stops before it goes on at 4 GiB: the local APIC's page is not RAM.
 const LOW_END_MIB: u64 = 0xfee0_0000 / MIB;
 
-/// Memory for RAM disks of that many bytes each, in the order of their slots, for a module, and for network interfaces.
+/// Memory for so many devices: for RAM disks of that many bytes each, in the order of their slots, for a module, and for
+/// network interfaces.
 ///
 /// Each disk is one piece of memory, and the image takes the lowest that is large enough: what does not fit below the
 /// local APIC goes above 4 GiB, and what is left below is not used.
 pub(crate) fn memory_mib(
+    devices: usize,
     disks: impl IntoIterator<Item = u64>,
     module: u64,
     uplinks: usize,
 ) -> Option<u64> {
-    let mut low = BASE_MIB.checked_add(module.div_ceil(MIB))?;
+    let more = devices
+        .saturating_sub(BASE_DEVICES)
+        .div_ceil(DEVICES_PER_MIB);
+    let mut low = BASE_MIB.checked_add(u64::try_from(more).ok()?)?;
+    low = low.checked_add(module.div_ceil(MIB))?;
     low = low.checked_add(UPLINK_MIB.checked_mul(u64::try_from(uplinks).ok()?)?)?;
     if low > LOW_END_MIB {
         return None;
@@ -92,13 +101,16 @@ mod tests {
 
     #[test]
     fn memory_is_base_plus_disks() {
-        assert_eq!(memory_mib([], 0, 0), Some(16));
-        assert_eq!(memory_mib([1], 0, 0), Some(17));
-        assert_eq!(memory_mib([32 << 20, 32 << 20], 128 << 20, 0), Some(208));
-        assert_eq!(memory_mib([u64::MAX, u64::MAX], 0, 0), None);
-        assert_eq!(memory_mib([], 0, 2), Some(20));
+        assert_eq!(memory_mib(1, [], 0, 0), Some(16));
+        assert_eq!(memory_mib(1, [1], 0, 0), Some(17));
+        assert_eq!(memory_mib(1, [32 << 20, 32 << 20], 128 << 20, 0), Some(208));
+        assert_eq!(memory_mib(1, [u64::MAX, u64::MAX], 0, 0), None);
+        assert_eq!(memory_mib(1, [], 0, 2), Some(20));
+        for (devices, mib) in [(0, 16), (16, 16), (17, 17), (20, 17), (21, 18), (32, 20)] {
+            assert_eq!(memory_mib(devices, [], 0, 0), Some(mib), "{devices}");
+        }
         assert_eq!(
-            memory_mib([], 4 << 30, 0),
+            memory_mib(1, [], 4 << 30, 0),
             None,
             "a module has to be below 4 GiB"
         );
@@ -107,14 +119,14 @@ mod tests {
     #[test]
     fn a_disk_is_one_piece() {
         let gib = |n: u64| n << 30;
-        assert_eq!(memory_mib([gib(2)], 0, 0), Some(16 + 2048));
-        assert_eq!(memory_mib([gib(4)], 0, 0), Some(0xfee + 4096));
+        assert_eq!(memory_mib(1, [gib(2)], 0, 0), Some(16 + 2048));
+        assert_eq!(memory_mib(1, [gib(4)], 0, 0), Some(0xfee + 4096));
         assert_eq!(
-            memory_mib([gib(2), gib(2), gib(1)], 0, 0),
+            memory_mib(1, [gib(2), gib(2), gib(1)], 0, 0),
             Some(0xfee + 2048)
         );
         assert_eq!(
-            memory_mib([gib(3), gib(3), gib(3)], 0, 0),
+            memory_mib(1, [gib(3), gib(3), gib(3)], 0, 0),
             Some(0xfee + 6144)
         );
     }

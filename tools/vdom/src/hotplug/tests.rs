@@ -129,7 +129,7 @@ fn what_cannot_be_is_refused_before_anything_is_written() {
     for (text, what) in [
         ("slot=3,type=blk,backend=ram:1M", "slot 3"),
         ("type=blk,backend=module", "module"),
-        ("slot=16,type=blk,backend=ram:1M", "slot"),
+        ("slot=32,type=blk,backend=ram:1M", "slot"),
         ("type=disk,backend=ram:1M", "type"),
         ("type=blk,backend=ram:1M,interrupt=msi", "interrupt=msi"),
         ("type=blk,backend=vbd:xvdb", "xl block-attach web-vd"),
@@ -227,7 +227,7 @@ fn what_has_gone_by_itself_is_tidied_up_or_replaced() {
 #[test]
 fn a_device_is_described_as_its_slot_is_declared() {
     let bench = Bench::new();
-    assert_eq!(bench.of_driver(keys::TABLE).unwrap(), "l".repeat(16));
+    assert_eq!(bench.of_driver(keys::TABLE).unwrap(), "l".repeat(32));
     bench.set_table("llsellllllllllll");
     bench.attach("slot=2,type=rng,backend=cpu").unwrap();
     assert_eq!(

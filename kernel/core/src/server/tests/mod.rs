@@ -322,6 +322,12 @@ fn slot(n: u8) -> DeviceSlot {
     DeviceSlot::new(n).unwrap()
 }
 
+/// The line of a slot, as Xen has it.
+fn line(n: u8) -> (u8, u8) {
+    let line = slot(n).line();
+    (line.device, line.intx)
+}
+
 /// Devices that are kicked in each of these ways, with two queues each.
 fn plan(kinds: &[Kind]) -> Plan {
     let device = |(n, &doorbell): (u8, &Kind)| Registers {

@@ -14,7 +14,7 @@ use super::super::attach::Connection;
 use super::super::signal::{Signal, Wanted};
 use super::super::slots::DOORBELLS_PER_PASS;
 use super::{
-    ERRORS, GUEST, Tested, VCPUS_THERE, Way, answer, attach, held, plan, server, slot, way,
+    ERRORS, GUEST, Tested, VCPUS_THERE, Way, answer, attach, held, line, plan, server, slot, way,
 };
 use crate::bus::{Answer, Target};
 
@@ -173,7 +173,7 @@ fn run(way: Way, fault: Option<Fault>) -> (Served, Tested, Device) {
             Target::Port(port) => server.xen().events(port),
             Target::Message { .. } => 0,
         },
-        _ => server.xen().interrupts(slot(0).pci_device()),
+        _ => server.xen().interrupts(line(0)),
     };
     (served, server, device)
 }
@@ -229,7 +229,7 @@ fn row38_a_pulse_that_does_not_end_is_ended_with_the_next_one_or_with_the_server
             );
         }
         assert!(server.xen().state().lines.is_empty(), "{release}");
-        assert_eq!(server.xen().interrupts(slot(3).pci_device()), 1);
+        assert_eq!(server.xen().interrupts(line(3)), 1);
     }
 }
 
@@ -288,6 +288,35 @@ fn row38_no_line_stays_up_when_its_device_goes() {
     let refused = device.signal.end(&server, GUEST, slot(5));
     assert_eq!(refused, Err(("lowering its interrupt line", Errno::EBUSY)));
     server.xen().mend();
+    server.release(|| ());
+    assert!(server.xen().state().lines.is_empty(), "as it is let go");
+}
+
+/// Each slot's line goes up and down by itself, whatever the others' do.
+#[test]
+fn every_slot_has_a_line_of_its_own() {
+    let (server, ..) = connected(way(Kind::Mmio, Interrupt::Intx));
+    let mut signals = [Signal::new(Interrupt::Intx); 32];
+    let mut set = |n: u8, up: bool| {
+        let wanted = Wanted::new(up, &Counters::default());
+        let signal = &mut signals[usize::from(n)];
+        signal
+            .update(&server, GUEST, slot(n), wanted, None)
+            .unwrap();
+    };
+    for n in 0..32 {
+        set(n, true);
+        assert_eq!(server.xen().state().lines.len(), usize::from(n) + 1);
+        assert!(server.xen().is_up(line(n)));
+        assert_eq!(server.xen().interrupts(line(n)), 1);
+    }
+    for n in (0..32).step_by(2) {
+        set(n, false);
+    }
+    for n in 0..32 {
+        assert_eq!(server.xen().is_up(line(n)), n % 2 == 1, "{n}");
+        assert_eq!(server.is_line_up(slot(n)), n % 2 == 1, "{n}");
+    }
     server.release(|| ());
     assert!(server.xen().state().lines.is_empty(), "as it is let go");
 }

@@ -24,7 +24,8 @@ use super::super::attach::Plan;
 use super::super::shown::Face;
 use super::super::signal::{Signal, Wanted};
 use super::{
-    ERRORS, GUEST, IN_MEMORY, Tested, VCPUS_THERE, attach, held, plan_of, server_at, slot, way,
+    ERRORS, GUEST, IN_MEMORY, Tested, VCPUS_THERE, attach, held, line, plan_of, server_at, slot,
+    way,
 };
 
 const MAGIC_VALUE: u64 = 0;
@@ -400,7 +401,7 @@ impl Handler {
     fn step(&mut self) {
         self.state = match self.state {
             State::Idle => {
-                let raised = self.guest.xen.interrupts(slot(0).pci_device());
+                let raised = self.guest.xen.interrupts(line(0));
                 if core::mem::replace(&mut self.taken, raised) == raised {
                     return;
                 }

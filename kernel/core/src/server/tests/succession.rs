@@ -20,7 +20,9 @@ use xen_hypercall::{Errno, EvtchnPort};
 
 use super::super::shown::Face;
 use super::super::signal::{Signal, Wanted};
-use super::{GUEST, IN_MEMORY, Tested, VCPUS_THERE, Way, attach, plan_of, server_at, slot, way};
+use super::{
+    GUEST, IN_MEMORY, Tested, VCPUS_THERE, Way, attach, line, plan_of, server_at, slot, way,
+};
 
 /// Entries of the ring: few, so that the driver goes round.
 const SIZE: u16 = 4;
@@ -250,11 +252,10 @@ impl Guest {
 
     /// Whether the vCPU is interrupted; of edges it takes all that there were.
     fn is_interrupted(&self) -> bool {
-        let device = slot(0).pci_device();
         match self.way.interrupt {
-            Interrupt::Intx => self.xen.is_up(device),
+            Interrupt::Intx => self.xen.is_up(line(0)),
             _ => {
-                let raised = self.xen.interrupts(device);
+                let raised = self.xen.interrupts(line(0));
                 self.taken.replace(raised) != raised
             }
         }
