@@ -4,7 +4,7 @@
 # of its other network devices to the other, and the driver domain goes on. The other disk is one whose interrupt is
 # edge-triggered and whose queue is polled, which a stock driver does not notice; the entropy device's register writes are
 # posted, and while a driver runs it, its registers are a page of the guest's memory.
-# timeout: 240
+# timeout: 330
 
 HOSTILE="1 2 3" HONEST="0 4 5"
 
