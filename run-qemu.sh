@@ -24,6 +24,7 @@ Without options it runs the scenario main-job; the exit status is 0 only if ever
   --shell           a shell in dom0, on this terminal
   --rounds NUMBER   how often scenarios that repeat something do so, instead of what each has by itself
   --timeout SECONDS give up after this time (default: 600; no limit for --shell)
+  --cpus NUMBER     so many physical CPUs (default: 1; with more, HVM guests do not always start here)
   --icount          let the time stamp counter count instructions, the same in every run; about five times slower
   --keep-log FILE   keep a copy of the log here; the last one is always .cache/lab/last.log
   --verbose         show Xen's messages too (the log always has them)
@@ -70,7 +71,7 @@ parse() {
             --refresh) REFRESH=1 ;;
             --verbose) VERBOSE=1 ;;
             --icount) ICOUNT=1 ;;
-            --scenario | --exec | --rounds | --timeout | --keep-log)
+            --scenario | --exec | --rounds | --timeout | --keep-log | --cpus)
                 (($# > 1)) || usage_error "$1 needs a value"
                 parse_value "$1" "$2"
                 shift
@@ -89,6 +90,10 @@ parse_value() {
         --rounds)
             [[ $2 =~ ^[1-9][0-9]*$ ]] || usage_error "--rounds needs a number"
             ROUNDS=$2
+            ;;
+        --cpus)
+            [[ $2 =~ ^[1-9]$ ]] || usage_error "--cpus needs a number from 1 to 9"
+            CPUS=$2
             ;;
         --timeout)
             [[ $2 =~ ^[1-9][0-9]*$ ]] || usage_error "--timeout needs a number of seconds"
@@ -140,8 +145,8 @@ build() {
 }
 
 main() {
-    # shellcheck disable=SC2034 # LIMIT, VERBOSE, ICOUNT: for verdict.sh and qemu.sh
-    MODE=scenario SCENARIOS=() COMMANDS='' LIMIT=600 KEEP_LOG='' REFRESH=0 VERBOSE=0 ICOUNT=0 BESIDE='' ROUNDS=''
+    # shellcheck disable=SC2034 # LIMIT, VERBOSE, ICOUNT, CPUS: for verdict.sh and qemu.sh
+    MODE=scenario SCENARIOS=() COMMANDS='' LIMIT=600 KEEP_LOG='' REFRESH=0 VERBOSE=0 ICOUNT=0 CPUS=1 BESIDE='' ROUNDS=''
     parse "$@"
     ((${#SCENARIOS[@]})) || SCENARIOS=(main-job)
     take_lock

@@ -66,7 +66,7 @@ busy() {
     awk -v domain="$1" '
         $1 == "|--" { ours = ($3 == domain) }
         ours && $1 == "full" && $2 == "run:" { sum += $3 * $5 }
-        END { printf "%d", sum }
+        END { printf "%.0f", sum }
     ' /run/analysis
 }
 

@@ -1,11 +1,12 @@
 # shellcheck shell=bash
 # Measures disks in the memory of whoever serves them, side by side in one guest: the driver domain's in three ways, QEMU's
 # virtio-blk-pci, and Xen's PV disk of dom0's kernel. VD_BENCH_PART says what: "counts" is for a machine whose time stamp
-# counter counts instructions (./run-qemu.sh --icount), "times" for one where it does not. Prints a table between lines
-# "BEGIN NAME" and "END NAME".
+# counter counts instructions (./run-qemu.sh --icount), "times" for one where it does not, "vcpus" for one with two CPUs (--cpus 2).
+# Prints a table between lines "BEGIN NAME" and "END NAME".
 #
 # Counts: of each kind of load so many requests more than few, each disk for itself. Times: for each kind of load all disks in
-# turn, ROUNDS times over, so that whatever slows the machine down meets all of them.
+# turn, ROUNDS times over, so that whatever slows the machine down meets all of them. VCPUs: how much of the time that of the
+# driver domain is busy when it has a CPU for itself: more of them have no more to take over.
 
 PART=${VD_BENCH_PART:-counts} ROUNDS=${VD_BENCH_ROUNDS:-5} SECONDS_EACH=${VD_BENCH_SECONDS:-2} FEW=64 MIB=64
 read -ra DISKS <<<"${VD_BENCH_DISKS:-driver posted memory qemu pv}"
@@ -96,6 +97,28 @@ times() {
     done
 }
 
+vcpus() {
+    local round size depth disk words shares mhz
+    mhz=$(xl info | awk '$1 == "cpu_mhz" { printf "%d", $3 }')
+    xl vcpu-pin 0 all 0
+    xl vcpu-pin bench all 0
+    xl vcpu-pin bench-vd all 1
+    for size in "${SIZES[@]}"; do
+        for depth in '1 1' '32 1' '32 16'; do
+            for disk in posted memory; do
+                shares=()
+                for ((round = 1; round <= ROUNDS; round++)); do
+                    counted bench load randread "$size" "$depth" "time=$SECONDS_EACH" "$disk"
+                    read -ra words <<<"${LINES[0]}"
+                    shares+=($(($(busy "$(xl domid bench-vd)") * 100 / (mhz * words[2]))))
+                done
+                mapfile -t shares < <(printf '%s\n' "${shares[@]}" | sort -n)
+                echo "| read, $(name_of "$size" "$depth") | $disk | ${shares[(ROUNDS - 1) / 2]} (${shares[0]}-${shares[ROUNDS - 1]}) |" | tee -a /run/counts
+            done
+        done
+    done
+}
+
 : >/run/counts
 : >/run/times
 case $PART in
@@ -103,6 +126,15 @@ case $PART in
         step "what one request costs"
         counts
         counts_table counts load disk
+        ;;
+    vcpus)
+        step "how busy the driver domain's vCPU is with a CPU for itself, $ROUNDS rounds of $SECONDS_EACH s"
+        vcpus
+        echo "BEGIN vcpus"
+        echo "| load | disk | % of the time |"
+        echo "|---|---|---|"
+        cat /run/counts
+        echo "END vcpus"
         ;;
     times)
         step "times: requests a second, $ROUNDS rounds of $SECONDS_EACH s"

@@ -22,7 +22,7 @@ run_qemu() (
     mkfifo monitor.in monitor.out
     exec "$@" "$QEMU_TREE/usr/lib64/ld-linux-x86-64.so.2" --library-path "$QEMU_TREE/usr/lib/x86_64-linux-gnu" \
         "$QEMU_TREE/usr/bin/qemu-system-x86_64" -L "$QEMU_TREE/usr/share/qemu" -L "$QEMU_TREE/usr/share/seabios" \
-        -M pc "${accelerator[@]}" -cpu qemu64,+svm,+npt,+rdrand -smp 1 -m 4096 \
+        -M pc "${accelerator[@]}" -cpu qemu64,+svm,+npt,+rdrand -smp "$CPUS" -m 4096 \
         -display none -no-reboot -nic none -device isa-debug-exit,iobase=0xf4,iosize=1 \
         -chardev "$console,id=console" -serial chardev:console \
         -chardev file,id=results,path=results,append=on -serial chardev:results \
